@@ -1,0 +1,137 @@
+"""A prediction, by operation, by block and in total, as numbers, rows and text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from vitc.cost.records import OpCost, block_of
+
+Bound = Literal["compute", "memory", "launch", "fused"]
+
+
+@dataclass(frozen=True)
+class OpPrediction:
+    """One record's share, in ms. `bound` is what decides it; "fused" runs in an earlier record's kernel."""
+
+    cost: OpCost
+    compute_ms: float
+    memory_ms: float
+    launch_ms: float
+    bound: Bound
+
+    @property
+    def ms(self) -> float:
+        return self.launch_ms + max(self.compute_ms, self.memory_ms)
+
+
+@dataclass(frozen=True)
+class BlockPrediction:
+    """The sum over the records of one block of the model."""
+
+    name: str
+    ms: float
+    flops: float
+    weight_bytes: float
+    kernels: int
+    bound: Bound  # where most of the time goes
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model should take on a target. `floor_ms` is the arithmetic limit, at 100 % of peak."""
+
+    target: str
+    ops: tuple[OpPrediction, ...]
+    floor_ms: float
+
+    @property
+    def ms(self) -> float:
+        return sum(op.ms for op in self.ops)
+
+    @property
+    def flops(self) -> float:
+        return sum(op.cost.flops for op in self.ops)
+
+    @property
+    def weight_bytes(self) -> float:
+        return sum(op.cost.weight_bytes for op in self.ops)
+
+    @property
+    def kernels(self) -> int:
+        return sum(op.bound != "fused" for op in self.ops)
+
+    @property
+    def blocks(self) -> tuple[BlockPrediction, ...]:
+        """One entry a block, in the order in which the blocks first run."""
+        by_block: dict[str, list[OpPrediction]] = {}
+        for op in self.ops:
+            by_block.setdefault(block_of(op.cost.module), []).append(op)
+        return tuple(_block(name, ops) for name, ops in by_block.items())
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dict a record: name, module, block, kind, dtype, flops, bytes, compute/memory/launch/total ms, bound."""
+        return [
+            {
+                **asdict(op.cost),
+                "block": block_of(op.cost.module),
+                "compute_ms": op.compute_ms,
+                "memory_ms": op.memory_ms,
+                "launch_ms": op.launch_ms,
+                "ms": op.ms,
+                "bound": op.bound,
+            }
+            for op in self.ops
+        ]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON: the totals, the blocks and the rows."""
+        return {
+            "target": self.target,
+            "ms": self.ms,
+            "floor_ms": self.floor_ms,
+            "flops": self.flops,
+            "weight_bytes": self.weight_bytes,
+            "kernels": self.kernels,
+            "blocks": [asdict(block) for block in self.blocks],
+            "ops": self.rows(),
+        }
+
+    def text(self) -> str:
+        """A table for a terminal: one line a block, then the total and the floor."""
+        header = ("block", "ms", "GFLOP", "weights MB", "kernels", "bound by")
+        lines = [(b.name, b.ms, b.flops, b.weight_bytes, b.kernels, b.bound) for b in self.blocks]
+        total = (f"total on {self.target}", self.ms, self.flops, self.weight_bytes, self.kernels, _bound(self.ops))
+        cells = [header, *(_cells(line) for line in (*lines, total))]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+        table = ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
+        return "\n".join([*table, f"floor {self.floor_ms:.2f} ms (every operation at 100 % of peak)"])
+
+
+def _block(name: str, ops: list[OpPrediction]) -> BlockPrediction:
+    return BlockPrediction(
+        name=name,
+        ms=sum(op.ms for op in ops),
+        flops=sum(op.cost.flops for op in ops),
+        weight_bytes=sum(op.cost.weight_bytes for op in ops),
+        kernels=sum(op.bound != "fused" for op in ops),
+        bound=_bound(ops),
+    )
+
+
+def _bound(ops: Iterable[OpPrediction]) -> Bound:
+    spent: dict[Bound, float] = {}
+    for op in ops:
+        spent[op.bound] = spent.get(op.bound, 0.0) + op.ms
+    return max(spent, key=lambda bound: spent[bound]) if spent else "fused"
+
+
+def _cells(line: tuple[str, float, float, float, int, str]) -> tuple[str, ...]:
+    name, ms, flops, weight_bytes, kernels, bound = line
+    return (name, f"{ms:.3f}", f"{flops / 1e9:.2f}", f"{weight_bytes / 1e6:.2f}", str(kernels), bound)
+
+
+def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
+    first, *figures, last = zip(row, widths)
+    return [first[0].ljust(first[1]), *(text.rjust(width) for text, width in figures), last[0].ljust(last[1])]

@@ -1,0 +1,63 @@
+"""Example inputs from a model's own config: timm, transformers and torchvision say what they take."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from vitc.errors import InputError
+
+
+def infer_example_inputs(model: torch.nn.Module) -> torch.Tensor | dict[str, torch.Tensor]:
+    """A seeded normal tensor [2, C, H, W] (or the keyword inputs) that the model takes.
+
+    Raises InputError, with the remedy, for a model without a config that says its image size.
+    """
+    size = _timm(model) or _torchvision(model)
+    if size is not None:
+        return _noise(size)
+    config = getattr(model, "config", None)
+    if config is not None:
+        return _transformers(model, config)
+    raise InputError(
+        f"{type(model).__name__} has no config that tells its input size; "
+        "pass example_inputs=torch.randn(2, 3, 224, 224), or a tuple or dict of what forward takes"
+    )
+
+
+def _noise(size: tuple[int, ...]) -> torch.Tensor:
+    return torch.randn(2, *size, generator=torch.Generator().manual_seed(0))
+
+
+def _timm(model: torch.nn.Module) -> tuple[int, ...] | None:
+    config = getattr(model, "pretrained_cfg", None) or getattr(model, "default_cfg", None)
+    config = config if isinstance(config, Mapping) else getattr(config, "__dict__", {})
+    embed = getattr(model, "patch_embed", None)
+    img_size = getattr(embed, "img_size", None)
+    if img_size is not None and config.get("input_size"):  # img_size= overrides the pretrained config
+        return (config["input_size"][0], *img_size)
+    return tuple(config["input_size"]) if config.get("input_size") else None
+
+
+def _torchvision(model: torch.nn.Module) -> tuple[int, ...] | None:
+    if not type(model).__module__.startswith("torchvision."):
+        return None
+    size = getattr(model, "image_size", 224)
+    return (3, size, size)
+
+
+def _transformers(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor]:
+    vision = getattr(config, "vision_config", config)
+    size = getattr(vision, "image_size", None)
+    name = getattr(model, "main_input_name", "pixel_values")
+    if size is None or name != "pixel_values":
+        raise InputError(
+            f"the config of {type(model).__name__} has no image_size; "
+            "pass example_inputs={'pixel_values': torch.randn(2, 3, H, W)}"
+        )
+    height, width = (size, size) if isinstance(size, int) else tuple(size)
+    shape = (getattr(vision, "num_channels", 3), height, width)
+    frames = getattr(vision, "num_frames", None)
+    return {name: _noise((frames, *shape) if frames else shape)}

@@ -1,0 +1,86 @@
+"""The text form of a graph: one line a node, with type, operator, operands and the user's module.
+
+    %linear : f32[batch, 197, 576] = aten.linear(%layer_norm, @blocks.0.attn.qkv.weight, …)  # blocks.0.attn.qkv
+
+The text is deterministic: dumps of the same program are equal byte for byte, so golden tests compare whole files.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+
+from vitc.graph.nodes import module_path
+
+_DTYPES = {
+    torch.float32: "f32",
+    torch.float16: "f16",
+    torch.bfloat16: "bf16",
+    torch.float64: "f64",
+    torch.int8: "i8",
+    torch.uint8: "u8",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.bool: "bool",
+}
+
+
+def print_graph(graph: Graph) -> str:
+    """The whole graph as text, ending in a newline."""
+    symbols: dict[str, str] = {}
+    return "".join(f"{_line(node, symbols)}\n" for node in graph.nodes if node.op != "get_attr")
+
+
+def _line(node: Node, symbols: dict[str, str]) -> str:
+    if node.op == "placeholder":
+        return f"%{node.name} : {_type(node, symbols)} = input"
+    if node.op == "output":
+        return f"return {_operand(node.args[0])}"
+    operands = [_operand(a) for a in node.args] + [f"{k}={_operand(v)}" for k, v in node.kwargs.items()]
+    path = module_path(node)
+    text = f"%{node.name} : {_type(node, symbols)} = {op_name(node)}({', '.join(operands)})"
+    return f"{text}  # {path}" if path else text
+
+
+def op_name(node: Node) -> str:
+    """'aten.linear', 'vitc.attention', 'getitem'."""
+    target = node.target
+    if isinstance(target, torch._ops.OpOverload):
+        name = str(target)
+        return name.removesuffix(".default")
+    return getattr(target, "__name__", str(target))
+
+
+def _type(node: Node, symbols: dict[str, str]) -> str:
+    value = node.meta.get("val")
+    if isinstance(value, torch.Tensor):
+        dims = ", ".join(_dim(d, symbols) for d in value.shape)
+        return f"{_DTYPES.get(value.dtype, str(value.dtype))}[{dims}]"
+    if isinstance(value, (tuple, list)):
+        return f"({len(value)} tensors)"
+    return "int" if value is not None else "?"
+
+
+def _dim(dim: Any, symbols: dict[str, str]) -> str:
+    """Symbol names differ between captures (s77, s14): they are renamed in order of appearance."""
+    if isinstance(dim, int):
+        return str(dim)
+    text = str(dim)
+    for symbol in sorted(getattr(dim.node.expr, "free_symbols", ()), key=str):
+        name = symbols.setdefault(str(symbol), "batch" if not symbols else f"dim{len(symbols)}")
+        text = text.replace(str(symbol), name)
+    return text
+
+
+def _operand(value: Any) -> str:
+    if isinstance(value, Node):
+        return f"@{value.target}" if value.op == "get_attr" else f"%{value.name}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_operand(v) for v in value)}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{k}: {_operand(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return str(value)

@@ -1,0 +1,198 @@
+"""The four operators vitc adds to ATen, each with a real CPU implementation and a fake one.
+
+`vitc::attention`       exact tiled attention, online softmax, never the N×N matrix (FlashAttention-2, arXiv 2307.08691)
+`vitc::attention_int8`  the same at an INT8 border: integers and scales in, integers or floats out
+`vitc::quantize`        symmetric linear quantisation, as ONNX QuantizeLinear (opset 19) with zero point 0
+`vitc::dequantize`      its inverse
+
+Layouts, names and fields are those of kernels/vit_attention.toml.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+INT8_MIN, INT8_MAX = -128, 127
+
+
+def _heads_first(t: Tensor, num_heads: int, head_dim: int) -> Tensor:
+    """[B, N, H·D] → [B, H, N, D], a view."""
+    return t.reshape(t.shape[0], t.shape[1], num_heads, head_dim).transpose(1, 2)
+
+
+def split_heads(
+    q: Tensor, k: Tensor | None, v: Tensor | None, num_heads: int, head_dim: int, layout: str
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The three operands as [B, H, N, D] views, whatever their layout."""
+    if layout == "packed":
+        packed = q.reshape(q.shape[0], q.shape[1], 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
+        return packed[0], packed[1], packed[2]
+    if k is None or v is None:
+        raise ValueError(f"layout {layout!r} takes q, k and v; k or v is missing")
+    if layout == "bnhd":
+        return (
+            _heads_first(q, num_heads, head_dim),
+            _heads_first(k, num_heads, head_dim),
+            _heads_first(v, num_heads, head_dim),
+        )
+    if layout == "bhnd":
+        return q, k, v
+    raise ValueError(f"unknown attention layout {layout!r}; known: packed, bnhd, bhnd")
+
+
+def tiled_attention(
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, tile_q: int, tile_k: int
+) -> Tensor:
+    """Exact attention over tiles: q [B, H, N, D], k and v [B, H, M, D], bias [Wb, H or 1, N, M] → [B, N, H·D].
+
+    Per tile of queries a running maximum, sum and weighted value are kept in FP32 (online softmax, Milakov &
+    Gimelshein, arXiv 1805.02867), so at most tile_q × tile_k scores of each head exist at a time.
+    """
+    batch, heads, tokens, dim = q.shape
+    keys = k.shape[2]
+    if bias is not None and bias.shape[0] > 1:
+        bias = bias.repeat(batch // bias.shape[0], 1, 1, 1)
+    compute = torch.promote_types(q.dtype, torch.float32)
+    k32, v32 = k.to(compute), v.to(compute)
+    out = q.new_empty((batch, tokens, heads, dim))
+    for q0 in range(0, tokens, tile_q):
+        q_tile = q[:, :, q0 : q0 + tile_q].to(compute) * scale
+        rows = q_tile.shape[2]
+        peak = q_tile.new_full((batch, heads, rows, 1), -torch.inf)
+        total = q_tile.new_zeros((batch, heads, rows, 1))
+        weighted = q_tile.new_zeros((batch, heads, rows, dim))
+        for k0 in range(0, keys, tile_k):
+            scores = q_tile @ k32[:, :, k0 : k0 + tile_k].transpose(-1, -2)
+            if bias is not None:
+                scores = scores + bias[:, :, q0 : q0 + tile_q, k0 : k0 + tile_k]
+            new_peak = torch.maximum(peak, scores.amax(-1, keepdim=True))
+            # A row that is masked so far has the peak -inf: exp(-inf - -inf) would be NaN.
+            safe_peak = torch.where(new_peak.isneginf(), torch.zeros_like(new_peak), new_peak)
+            decay = torch.exp(peak - safe_peak)
+            weights = torch.exp(scores - safe_peak)
+            total = total * decay + weights.sum(-1, keepdim=True)
+            weighted = weighted * decay + weights @ v32[:, :, k0 : k0 + tile_k]
+            peak = new_peak
+        out[:, q0 : q0 + tile_q] = (weighted / total).transpose(1, 2).to(q.dtype)
+    return out.reshape(batch, tokens, heads * dim)
+
+
+@torch.library.custom_op("vitc::attention", mutates_args=())
+def attention(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    bias: Tensor | None,
+    num_heads: int,
+    head_dim: int,
+    scale: float,
+    layout: str,
+    tile_q: int,
+    tile_k: int,
+) -> Tensor:
+    """Exact tiled attention; returns [B, N, H·D] in q's dtype."""
+    heads = split_heads(q, k, v, num_heads, head_dim, layout)
+    return tiled_attention(*heads, bias, scale, tile_q, tile_k)
+
+
+def _attention_shape(q: Tensor, num_heads: int, head_dim: int, layout: str) -> tuple[int, int, int]:
+    tokens = q.shape[2] if layout == "bhnd" else q.shape[1]
+    return q.shape[0], tokens, num_heads * head_dim
+
+
+@attention.register_fake
+def _(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    bias: Tensor | None,
+    num_heads: int,
+    head_dim: int,
+    scale: float,
+    layout: str,
+    tile_q: int,
+    tile_k: int,
+) -> Tensor:
+    return q.new_empty(_attention_shape(q, num_heads, head_dim, layout))
+
+
+@torch.library.custom_op("vitc::quantize", mutates_args=())
+def quantize(x: Tensor, scale: Tensor, axis: int) -> Tensor:
+    """x / scale, rounded half to even, saturated to [-128, 127]; scale 0-d (per tensor) or 1-d along `axis`."""
+    return torch.clamp(torch.round(x / _along(scale, x, axis)), INT8_MIN, INT8_MAX).to(torch.int8)
+
+
+@quantize.register_fake
+def _(x: Tensor, scale: Tensor, axis: int) -> Tensor:
+    return torch.empty_like(x, dtype=torch.int8)
+
+
+@torch.library.custom_op("vitc::dequantize", mutates_args=())
+def dequantize(x: Tensor, scale: Tensor, axis: int) -> Tensor:
+    """x · scale in scale's dtype."""
+    return x.to(scale.dtype) * _along(scale, x, axis)
+
+
+@dequantize.register_fake
+def _(x: Tensor, scale: Tensor, axis: int) -> Tensor:
+    return torch.empty_like(x, dtype=scale.dtype)
+
+
+def _along(scale: Tensor, x: Tensor, axis: int) -> Tensor:
+    if scale.ndim == 0:
+        return scale
+    shape = [1] * x.ndim
+    shape[axis] = -1
+    return scale.reshape(shape)
+
+
+@torch.library.custom_op("vitc::attention_int8", mutates_args=())
+def attention_int8(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    bias: Tensor | None,
+    num_heads: int,
+    head_dim: int,
+    scale: float,
+    layout: str,
+    tile_q: int,
+    tile_k: int,
+    pv: str,
+    in_scales: list[float],
+    out_scale: float,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """Attention with an INT8 border: integers · in_scales (q, k, v) → softmax → integers · out_scale.
+
+    The arithmetic is that of the ONNX function body: operands are dequantised, the softmax runs in FP32, and the
+    result is quantised once. `out_scale` 0 leaves a floating-point output of `out_dtype`.
+    """
+    operands = split_heads(q, k, v, num_heads, head_dim, layout)
+    dense = [t.to(torch.float32) * s for t, s in zip(operands, in_scales, strict=True)]
+    out = tiled_attention(dense[0], dense[1], dense[2], bias, scale, tile_q, tile_k)
+    if out_scale == 0.0:
+        return out.to(out_dtype)
+    return torch.clamp(torch.round(out / out_scale), INT8_MIN, INT8_MAX).to(torch.int8)
+
+
+@attention_int8.register_fake
+def _(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    bias: Tensor | None,
+    num_heads: int,
+    head_dim: int,
+    scale: float,
+    layout: str,
+    tile_q: int,
+    tile_k: int,
+    pv: str,
+    in_scales: list[float],
+    out_scale: float,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    dtype = torch.int8 if out_scale > 0.0 else out_dtype
+    return q.new_empty(_attention_shape(q, num_heads, head_dim, layout), dtype=dtype)

@@ -1,0 +1,94 @@
+"""The Program: what flows through the pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.fx import Graph, GraphModule
+
+if TYPE_CHECKING:
+    from vitc.calibration import CalibrationStream
+    from vitc.targets import Target
+
+
+@dataclass(frozen=True)
+class BatchRange:
+    """The batch sizes one compilation serves, both ends included."""
+
+    min: int = 1
+    max: int = 64
+
+
+@dataclass(frozen=True)
+class JournalEntry:
+    """What one pass did."""
+
+    pass_text: str
+    stage: str
+    created: int
+    erased: int
+    seconds: float
+    notes: tuple[str, ...] = ()
+    numbers: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+
+
+@dataclass(frozen=True)
+class Program:
+    """An FX graph at a stage, with all that its compilation needs to know.
+
+    `module` is a callable GraphModule: at every stage the program runs on the CPU with the user's own inputs.
+    `example_inputs` are the flat example tensors, batch at least 2. `ranges` maps a node name to the largest
+    magnitude kept by calibration, so that a build can be reproduced without the data.
+    """
+
+    module: GraphModule
+    stage: str
+    target: Target
+    example_inputs: tuple[torch.Tensor, ...]
+    batch: BatchRange | None = None
+    calibration: CalibrationStream | None = None
+    ranges: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    journal: tuple[JournalEntry, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def graph(self) -> Graph:
+        return self.module.graph
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.module(*args, **kwargs)
+
+    def evolve(self, **changes: Any) -> Program:
+        """A copy with fields replaced."""
+        return dataclasses.replace(self, **changes)
+
+    def note(self, text: str) -> Program:
+        """A copy with one more line for the journal entry of the running pass."""
+        return self.evolve(notes=(*self.notes, text))
+
+    def fork(self) -> Program:
+        """A copy whose graph may be changed freely; weights are shared, not copied."""
+        old = self.module.graph
+        new = Graph()
+        new.output(new.graph_copy(old, mapping := {}))
+        output = next(n for n in old.nodes if n.op == "output")
+        next(n for n in new.nodes if n.op == "output").meta.update(output.meta)
+        new._codegen = old._codegen  # keeps the user's input and output structure
+        del mapping
+        module = GraphModule(self.module, new, class_name="Program")
+        module.eval()
+        return self.evolve(module=module)
+
+    def parameter_count(self) -> int:
+        """Weights and buffers the graph uses, each tensor once."""
+        seen = {p.data_ptr(): p.numel() for p in self.module.state_dict().values()}
+        return sum(seen.values())
+
+    def weight_bytes(self) -> int:
+        """Bytes of the weights and buffers the graph uses, each tensor once."""
+        return sum({p.data_ptr(): p.numel() * p.element_size() for p in self.module.state_dict().values()}.values())

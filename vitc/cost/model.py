@@ -30,7 +30,7 @@ _L2_BYTES_PER_CLOCK_AND_SM = 32.0
 # them from most to least efficient. A tile's operand traffic is proportional to 1/rows + 1/columns: efficiency
 # falls with it, relative to the largest tile.
 _TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (32, 64))
-_TILE_PENALTY = 30.0
+_TILE_PENALTY = 15.0
 # Query rows per thread block of a fused attention kernel.
 _ATTENTION_ROWS = 64
 

@@ -3,7 +3,8 @@
 >>> from vitc import targets
 >>> from vitc.cost import OpCost, predict
 >>> gemm = OpCost("fc1", "blocks.0.mlp.fc1", "gemm", "int8", flops=2 * 197 * 768 * 3072,
-...               bytes_read=197 * 768, bytes_written=197 * 3072, weight_bytes=768 * 3072, shape=(1, 197, 3072, 768))
+...               bytes_read=197 * 768, bytes_written=197 * 3072, weight_bytes=768 * 3072,
+...               shape=(1, 197, 3072, 768))
 >>> predict([gemm], targets.load("orin")).blocks[0].name
 'blocks.0'
 """

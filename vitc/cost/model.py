@@ -4,16 +4,17 @@ A kernel is a record with the records fused into it. Its time is
 
     launch + max(arithmetic, DRAM traffic, L2 traffic)
 
-Arithmetic: the share of the peak that the target's `utilisation` gives for the kind, reached only as far as the
-tiles of the output fill the SMs: with few tiles (batch 1) the last wave, or the only one, leaves SMs idle.
-DRAM: weights always, unless the whole model stays in L2; activations only where a kernel's own do not fit there.
-The constants below are choices of this model, the figures of a device are the target's; docs/targets.md shows both
-against published latencies.
+Arithmetic: the share of the peak that the target's `utilisation` gives for the kind, reached only as far as
+the tiles of the output fill the SMs: with few tiles (batch 1) the last wave, or the only one, leaves SMs
+idle. DRAM: weights always, unless the whole model stays in L2; activations only where a kernel's own do not
+fit there. The constants below are choices of this model, the figures of a device are the target's;
+docs/targets.md shows both against published latencies.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from math import ceil
 
 from vitc.cost.prediction import Bound, OpPrediction, Prediction
@@ -23,12 +24,13 @@ from vitc.targets import Target
 
 # The share of L2 that survives until the next kernel reads it: weights stream through the same cache.
 _RESIDENT = 0.5
-# L2 serves 64 bytes per clock and SM (NVIDIA, Volta on); half of it is what streaming kernels see. On A100 that is
-# 4.9 TB/s, against 5120 bytes per clock = 7.2 TB/s in its white paper.
+# L2 serves 64 bytes per clock and SM (NVIDIA, Volta on); half of it is what streaming kernels see. On A100
+# that is 4.9 TB/s, against 5120 bytes per clock = 7.2 TB/s in its white paper.
 _L2_BYTES_PER_CLOCK_AND_SM = 32.0
-# Rows x columns of output per thread block that matrix libraries offer; NVIDIA's Matrix Multiplication guide lists
-# them from most to least efficient. A tile's operand traffic is proportional to 1/rows + 1/columns: efficiency
-# falls with it, relative to the largest tile.
+# Rows x columns of output per thread block that matrix libraries offer; NVIDIA's Matrix Multiplication guide
+# lists them from most to least efficient. A tile's operand traffic is proportional to 1/rows + 1/columns:
+# efficiency falls with it, relative to the largest tile. The strength is fitted, with a100's figures, to nine
+# public latencies (benchmarks/cost_model.py).
 _TILES = ((256, 128), (128, 256), (128, 128), (128, 64), (64, 128), (64, 64), (32, 64))
 _TILE_PENALTY = 15.0
 # Query rows per thread block of a fused attention kernel.
@@ -59,13 +61,15 @@ def _kernels(ops: Sequence[OpCost]) -> list[list[OpCost]]:
 
 
 def _kernel_time(kernel: Sequence[OpCost], target: Target, weights_stay: bool) -> list[OpPrediction]:
-    """The kernel's time stands at its first record; the fused ones are free, their bytes and FLOPs counted there."""
+    """The kernel's time stands at its first record, for those fused into it as well."""
     activations = _activation_bytes(kernel)
     weights = sum(op.weight_bytes for op in kernel)
     stays = activations <= _RESIDENT * (target.l2_bytes or 0)
     dram_bytes = (0.0 if weights_stay else weights) + (0.0 if stays else activations)
     compute_ms = sum(_compute_ms(op, target) for op in kernel)
-    memory_ms = max(_dram_ms(dram_bytes, target, target.utilisation.memory), _l2_ms(activations + weights, target))
+    memory_ms = max(
+        _dram_ms(dram_bytes, target, target.utilisation.memory), _l2_ms(activations + weights, target)
+    )
     launch_ms = target.launch_overhead_us * 1e-3
     bound: Bound = "compute" if compute_ms >= memory_ms else "memory"
     if launch_ms > max(compute_ms, memory_ms):
@@ -77,7 +81,7 @@ def _kernel_time(kernel: Sequence[OpCost], target: Target, weights_stay: bool) -
 def _activation_bytes(kernel: Sequence[OpCost]) -> float:
     """What a kernel reads and writes: values handed from a record to the one fused into it never leave it."""
     total = kernel[0].bytes_read + kernel[-1].bytes_written
-    for before, after in zip(kernel, kernel[1:]):
+    for before, after in pairwise(kernel):
         total += max(0.0, after.bytes_read - before.bytes_written)
     return total
 
@@ -120,7 +124,7 @@ def _traffic(tile: tuple[int, int]) -> float:
 
 
 def _rate(op: OpCost, target: Target) -> float:
-    """Peak of the matrix units in 10¹² operations/s. FP32 is TF32 where the target has it, TensorRT's default."""
+    """Peak of the matrix units, 10¹² operations/s. FP32 is TF32 where there is TF32: TensorRT's default."""
     if op.dtype == "int8+fp16":
         return 2 / (1 / _known(target, "int8_tops") + 1 / _known(target, "fp16_tflops"))
     if op.dtype == "fp32" and target.tf32_tflops is not None:
@@ -152,7 +156,7 @@ def _l2_ms(bytes_moved: float, target: Target) -> float:
 
 
 def _floor_ms(ops: Sequence[OpCost], target: Target) -> float:
-    """What no implementation can beat: all arithmetic at peak, or every weight read once at full bandwidth."""
+    """What none can beat: all matrix products at peak, or every weight read once at full bandwidth."""
     matrix = [op for op in ops if op.kind in ("gemm", "conv", "attention")]
     compute_ms = sum(op.flops / (_rate(op, target) * 1e9) for op in matrix)
     return max(compute_ms, _dram_ms(sum(op.weight_bytes for op in ops), target, share=1.0))
@@ -162,7 +166,7 @@ def _known(target: Target, figure: str) -> float:
     value: float | None = getattr(target, figure)
     if value is None:
         raise TargetError(
-            f"target {target.name!r} has no {figure}, so no time can be predicted; measure it and pass it with "
-            f"target.with_measured({figure}=…, source='…'), or choose another precision"
+            f"target {target.name!r} has no {figure}, so no time can be predicted; measure it and give it "
+            f"with target.with_measured({figure}=…, source='…'), or choose another precision"
         )
     return value

@@ -71,7 +71,7 @@ class Prediction:
         return tuple(_block(name, ops) for name, ops in by_block.items())
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dict a record: name, module, block, kind, dtype, flops, bytes, compute/memory/launch/total ms, bound."""
+        """One dict a record: the fields of its `OpCost`, its block, compute/memory/launch/total ms, bound."""
         return [
             {
                 **asdict(op.cost),
@@ -102,7 +102,14 @@ class Prediction:
         """A table for a terminal: one line a block, then the total and the floor."""
         header = ("block", "ms", "GFLOP", "weights MB", "kernels", "bound by")
         lines = [(b.name, b.ms, b.flops, b.weight_bytes, b.kernels, b.bound) for b in self.blocks]
-        total = (f"total on {self.target}", self.ms, self.flops, self.weight_bytes, self.kernels, _bound(self.ops))
+        total = (
+            f"total on {self.target}",
+            self.ms,
+            self.flops,
+            self.weight_bytes,
+            self.kernels,
+            _bound(self.ops),
+        )
         cells = [header, *(_cells(line) for line in (*lines, total))]
         widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
         table = ["  ".join(_aligned(row, widths)).rstrip() for row in cells]
@@ -133,5 +140,5 @@ def _cells(line: tuple[str, float, float, float, int, str]) -> tuple[str, ...]:
 
 
 def _aligned(row: tuple[str, ...], widths: list[int]) -> list[str]:
-    first, *figures, last = zip(row, widths)
+    first, *figures, last = zip(row, widths, strict=True)
     return [first[0].ljust(first[1]), *(text.rjust(width) for text, width in figures), last[0].ljust(last[1])]

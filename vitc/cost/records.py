@@ -9,7 +9,7 @@ from typing import Literal
 Kind = Literal["gemm", "conv", "attention", "elementwise", "norm", "copy"]
 Dtype = Literal["int8", "int8+fp16", "fp16", "fp32"]
 
-# timm and torch.hub: blocks.3, layers.0.blocks.1; transformers: encoder.layer.3; torchvision: encoder_layer_3,
+# timm: blocks.3, layers.0.blocks.1; transformers: encoder.layer.3; torchvision: encoder_layer_3,
 # features.1.0; CLIP: resblocks.3. The last match counts, so Swin's blocks win over its stages.
 _BLOCK = re.compile(
     r"(?:^|\.)(?:(?:blocks?|layers?|stages?|features|resblocks)(?:\.\d+)+|\w*(?:layer|block)s?_\d+)(?=\.|$)"
@@ -20,12 +20,12 @@ _BLOCK = re.compile(
 class OpCost:
     """What one operation of the graph does, for the batch it will run at.
 
-    `flops` counts a multiply-add as two. `bytes_read` and `bytes_written` are activations in the dtypes they are
-    stored in, `weight_bytes` the parameters read. `dtype` is that of the arithmetic; "int8+fp16" is attention with
-    QKᵀ in INT8 and P·V in FP16, half of the operations each.
-    `shape` is (batch, rows, columns, depth): for gemm and conv the product [rows, depth] x [depth, columns], for
-    attention (B·H, N, M, D). It lets the model see that few tiles leave SMs idle; without it the device counts as
-    filled. `fused_into_previous`: runs inside the kernel of the record before it, in registers.
+    `flops` counts a multiply-add as two. `bytes_read` and `bytes_written` are activations in the dtypes they
+    are stored in, `weight_bytes` the parameters read. `dtype` is that of the arithmetic; "int8+fp16" is
+    attention with QKᵀ in INT8 and P·V in FP16, half of the operations each.
+    `shape` is (batch, rows, columns, depth): for gemm and conv the product [rows, depth] x [depth, columns],
+    for attention (B·H, N, M, D). It lets the model see that few tiles leave SMs idle; without it the device
+    counts as filled. `fused_into_previous`: runs inside the kernel of the record before it, in registers.
     """
 
     name: str

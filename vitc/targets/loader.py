@@ -10,7 +10,7 @@ import sys
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -45,23 +45,27 @@ def load(name_or_path: str | os.PathLike[str]) -> Target:
 
 
 def from_dict(data: Mapping[str, Any], origin: str = "target") -> Target:
-    """A target from plain data, as `Target.to_dict` or a TOML parser gives it; `origin` names it in errors."""
+    """A target from plain data, as `Target.to_dict` or TOML gives it; `origin` names it in errors."""
     target: Target = _record(Target, data, origin, prefix="")
     return target
 
 
-@lru_cache(maxsize=None)
+@cache
 def _bundled(name: str) -> Target:
     return _from_file(_HERE / f"{name}.toml", seen=())
 
 
 def _from_file(path: Path, seen: tuple[Path, ...]) -> Target:
     if path.resolve() in seen:
-        raise TargetError(f"{path}: its base leads back to itself; name a target that comes with vitc: {', '.join(available())}")
+        raise TargetError(
+            f"{path}: its base leads back to itself; start from one of {', '.join(available())}"
+        )
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TargetError(f"target file {str(path)!r} does not exist; known names: {', '.join(available())}") from None
+        raise TargetError(
+            f"target file {str(path)!r} does not exist; known names: {', '.join(available())}"
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise TargetError(f"target file {str(path)!r} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
@@ -82,12 +86,12 @@ def _base(base: Any, path: Path, seen: tuple[Path, ...]) -> Target:
 
 def _over(base: Mapping[str, Any], data: Mapping[str, Any]) -> dict[str, Any]:
     """`data` laid over `base`, tables merged key by key. A figure that changes loses the base's source."""
-    merged = dict(base)
-    sources = {key: text for key, text in base["sources"].items() if key not in data}
+    changed = {key for key, _ in _flat(data)}
+    kept = {key: text for key, text in base["sources"].items() if key not in changed}
+    merged: dict[str, Any] = {**base, "sources": kept}
     for key, value in data.items():
         old = merged.get(key)
         merged[key] = {**old, **value} if isinstance(old, dict) and isinstance(value, dict) else value
-    merged["sources"] = {**sources, **data.get("sources", {})}
     return merged
 
 
@@ -128,13 +132,17 @@ def _value(hint: Any, value: Any, origin: str, where: str) -> Any:
         return value
     if get_origin(hint) is tuple:
         _expect(isinstance(value, (list, tuple)), "a list", value, origin, where)
-        return tuple(_value(get_args(hint)[0], entry, origin, f"{where}[{i}]") for i, entry in enumerate(value))
+        return tuple(
+            _value(get_args(hint)[0], entry, origin, f"{where}[{i}]") for i, entry in enumerate(value)
+        )
     if get_origin(hint) is dict:
         _expect(isinstance(value, Mapping), "a table", value, origin, where)
         # TOML nests a dotted key ('utilisation.memory = …'); a source may be written either way.
         return {key: _value(str, text, origin, f"{where}.{key}") for key, text in _flat(value)}
     if hint is float:
-        _expect(isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, origin, where)
+        _expect(
+            isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, origin, where
+        )
         return float(value)
     if hint is int:
         _expect(isinstance(value, int) and not isinstance(value, bool), "an integer", value, origin, where)

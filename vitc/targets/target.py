@@ -70,7 +70,9 @@ class Target:
 
     int8_tops: float | None = None
     fp16_tflops: float | None = None
-    tf32_tflops: float | None = None  # what TensorRT uses for FP32 matrix products by default, where it exists
+    tf32_tflops: float | None = (
+        None  # what TensorRT uses for FP32 matrix products by default, where it exists
+    )
     fp32_tflops: float | None = None
     memory_gbs: float | None = None
     l2_bytes: int | None = None
@@ -170,7 +172,9 @@ class Target:
         if self.compute_capability is not None and not re.fullmatch(r"\d+\.\d", self.compute_capability):
             problems.append(f"compute_capability is {self.compute_capability!r}, must look like '8.7'")
         elif self.rtx_buildable and self.proof_capability != f"SM{self.sm}":
-            problems.append(f"rtx_buildable, so proof_capability must be 'SM{self.sm}', not {self.proof_capability!r}")
+            problems.append(
+                f"rtx_buildable, so proof_capability must be 'SM{self.sm}', not {self.proof_capability!r}"
+            )
         if self.proof_capability is not None and not re.fullmatch(r"SM\d{2,3}", self.proof_capability):
             problems.append(f"proof_capability is {self.proof_capability!r}, must look like 'SM86'")
         problems += self._version_problems()

@@ -1,0 +1,1 @@
+"""captured → canonical: one spelling for every idea."""

@@ -1,0 +1,24 @@
+"""canonical: the gate to stage 'canonical'. It changes nothing; the stage's spec is checked behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+
+@register_pass
+@dataclass(frozen=True)
+class Canonical(Pass):
+    """Declares the graph canonical."""
+
+    name = "canonical"
+    gives = "canonical"
+    after = (
+        "drop-noops", "fold-constants", "fold-batch-norm", "recognise-gelu", "recognise-layer-norm", "batch-first",
+        "fuse-attention", "merge-qkv",
+    )  # fmt: skip
+
+    def run(self, program: Program) -> Program:
+        return program

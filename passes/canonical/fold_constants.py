@@ -1,0 +1,74 @@
+"""fold-constants: what depends on weights alone is computed once, now."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from vitc.graph import Rewriter, constant, module_path
+from vitc.graph.nodes import is_constant, is_tensor
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+#: Creation operators: constants without an operand.
+_CREATES = ("aten.arange", "aten.full", "aten.zeros", "aten.ones", "aten.scalar_tensor", "aten.linspace", "aten.eye", "aten.empty")
+
+
+@register_pass
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Evaluates subgraphs of weights, buffers and literals (position-embedding resizes, relative biases, masks).
+
+    `max_bytes`: a result larger than this and than its operands is left in the graph, so an expand is not stored.
+    """
+
+    name = "fold-constants"
+
+    max_bytes: int = 64 * 2**20
+
+    def run(self, program: Program) -> Program:
+        rewriter = Rewriter(program.module, self.name)
+        values: dict[Node, Any] = {}
+        for node in program.graph.nodes:
+            if is_constant(node):
+                values[node] = constant(program.module, node)
+            elif _foldable(node, values):
+                values[node] = _evaluate(node, values)
+        for node in list(program.graph.nodes):
+            if node not in values or is_constant(node) or not is_tensor(node):
+                continue
+            if all(user in values for user in node.users) or self._too_large(node, values):
+                continue
+            name = ".".join(filter(None, (module_path(node), f"folded_{node.name}")))
+            with rewriter.at(node):
+                folded = rewriter.parameter(rewriter.unique_name(name), values[node].clone().contiguous())
+            rewriter.replace(node, folded)
+        rewriter.finish()
+        return program
+
+    def _too_large(self, node: Node, values: dict[Node, Any]) -> bool:
+        size = values[node].numel() * values[node].element_size()
+        operands = sum(values[n].untyped_storage().nbytes() for n in node.all_input_nodes if isinstance(values[n], torch.Tensor))
+        return bool(size > self.max_bytes and size > operands)
+
+
+def _foldable(node: Node, values: dict[Node, Any]) -> bool:
+    if node.op != "call_function" or node.is_impure():
+        return False
+    if any(isinstance(s, torch.SymInt) for s in getattr(node.meta.get("val"), "shape", ())):
+        return False
+    operands = node.all_input_nodes
+    if not operands:
+        return str(node.target).startswith(_CREATES) or (is_tensor(node) and str(node.target).startswith("aten.full"))
+    return all(n in values for n in operands)
+
+
+def _evaluate(node: Node, values: dict[Node, Any]) -> Any:
+    args = map_arg(node.args, values.__getitem__)
+    kwargs = map_arg(dict(node.kwargs), values.__getitem__)
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]

@@ -1,0 +1,216 @@
+"""fuse-attention: every spelling of softmax(q·kᵀ·scale + bias)·v becomes one scaled_dot_product_attention on 4-D heads."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from vitc.graph import Rewriter, constant, shape_of
+from vitc.graph.movement import ancestry
+from vitc.graph.nodes import is_constant, is_tensor, sole_user, val, where
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+aten = torch.ops.aten
+sdpa = aten.scaled_dot_product_attention.default
+_MATMUL = (aten.matmul.default, aten.bmm.default)
+_VIEW = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+
+
+@register_pass
+@dataclass(frozen=True)
+class FuseAttention(Pass):
+    """matmul–softmax–matmul with scale, bias or mask in any order → SDPA; SDPA's own masks → none, or an additive bias.
+
+    Left alone, and said so in the journal: softmaxes between which something else stands (talking heads, channel
+    attention).
+    """
+
+    name = "fuse-attention"
+    after = ("drop-noops", "fold-constants")
+
+    def run(self, program: Program) -> Program:
+        rewriter = Rewriter(program.module, self.name)
+        notes: list[str] = []
+        for node in list(program.graph.nodes):
+            if node.target in (aten.softmax.int, aten._softmax.default):
+                reason = _fuse(rewriter, node)
+                if reason:
+                    notes.append(f"{where(node)} is not fused: {reason}")
+        for node in list(program.graph.nodes):
+            if node.target is sdpa:
+                _simplify_mask(rewriter, node)
+        rewriter.finish()
+        for note in notes:
+            program = program.note(note)
+        return program
+
+
+def _fuse(rewriter: Rewriter, softmax: Node) -> str | None:
+    """Replaces the attention around one softmax; returns the reason if there is none."""
+    rank = len(shape_of(softmax))
+    if softmax.args[1] not in (-1, rank - 1):
+        return f"softmax over dimension {softmax.args[1]}, not the keys"
+    after = _skip_movement_like_casts(softmax)
+    product = sole_user(after)
+    if product is None or product.target not in _MATMUL or product.args[0] is not after:
+        return "its result is not multiplied by v alone"
+    terms = _scores(softmax.args[0])  # type: ignore[arg-type]
+    if terms is None:
+        return "its scores are not q·kᵀ with a scale and a bias"
+    scores, scale, biases = terms
+    q, k_t = scores.args
+    v = product.args[1]
+    if rank not in (3, 4) or len(shape_of(scores)) != rank:
+        return f"scores of rank {len(shape_of(scores))} and probabilities of rank {rank}"
+    if any(len(shape_of(t)) != rank for t in (q, k_t, v)):  # type: ignore[arg-type]
+        return "q, k and v have different ranks"
+    q, q_scale = _unscaled(q)  # type: ignore[arg-type]
+    k_t, k_scale = _unscaled(k_t)  # type: ignore[arg-type]
+    if shape_of(q)[-1] != shape_of(v)[-1]:  # type: ignore[arg-type]
+        return f"head size {shape_of(q)[-1]} of q and {shape_of(v)[-1]} of v differ"  # type: ignore[arg-type]
+    with rewriter.at(product):
+        k = rewriter.call(aten.transpose.int, k_t, -2, -1)
+        operands = [q, k, v]
+        if rank == 3:  # heads are merged with the batch, or there is one
+            operands = [rewriter.call(aten.unsqueeze.default, t, 1) for t in operands]
+            biases = [rewriter.call(aten.unsqueeze.default, b, 1) if len(shape_of(b)) == 3 else b for b in biases]
+        bias = _sum(rewriter, biases)
+        fused = rewriter.call(sdpa, *operands, bias, scale=scale * q_scale * k_scale)
+        if rank == 3:
+            fused = rewriter.call(aten.squeeze.dim, fused, 1)
+    rewriter.replace(product, fused)
+    return None
+
+
+def _skip_movement_like_casts(node: Node) -> Node:
+    user = sole_user(node)
+    while user is not None and (user.target in (aten.type_as.default, aten._to_copy.default) or user.target in _VIEW):
+        if val(user).dtype != val(node).dtype or shape_of(user) != shape_of(node):
+            break
+        node, user = user, sole_user(user)
+    return node
+
+
+def _scores(node: Node) -> tuple[Node, float, list[Node]] | None:
+    """(q·kᵀ, scale, biases) of what enters the softmax; outermost first."""
+    scale, biases = 1.0, []
+    while node.target not in _MATMUL:
+        if not node.args or len(node.users) != 1:
+            return None
+        if node.target in (aten.mul.Tensor, aten.div.Tensor) and (factor := _scalar(node)) is not None:
+            if biases:
+                return None  # softmax((s + b)·c) would scale the bias too
+            scale *= factor
+        elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
+            left, right = node.args
+            inner = left if _leads_to_matmul(left) else right
+            biases.append(right if inner is left else left)
+            if not all(is_tensor(n) for n in (inner, biases[-1])):
+                return None
+            node = inner  # type: ignore[assignment]
+            if scale != 1.0:
+                return None
+            continue
+        elif node.target in _VIEW:
+            windows = _window_bias(node)
+            if windows is None:
+                return None
+            node, bias = windows
+            biases.append(bias)
+            continue
+        else:
+            return None
+        node = node.args[0]  # type: ignore[assignment]
+    return (node, scale, biases) if len(node.users) == 1 else None
+
+
+def _leads_to_matmul(node: Any) -> bool:
+    while isinstance(node, Node) and node.op == "call_function":
+        if node.target in _MATMUL:
+            return True
+        if node.target not in (aten.add.Tensor, aten.mul.Tensor, aten.div.Tensor, *_VIEW) or not node.args:
+            return False
+        node = node.args[0]
+    return False
+
+
+def _window_bias(view: Node) -> tuple[Node, Node] | None:
+    """Swin's mask: view(view(s, [B/W, W, H, N, N]) + mask[W, 1, N, N], s.shape) → (s, mask)."""
+    add = view.args[0]
+    if not isinstance(add, Node) or add.target is not aten.add.Tensor or len(add.args) != 2:
+        return None
+    inner, mask = add.args
+    if not (is_tensor(inner) and is_tensor(mask)) or inner.target not in _VIEW:  # type: ignore[union-attr]
+        return None
+    scores: Node = inner.args[0]  # type: ignore[union-attr, assignment]
+    dims = shape_of(mask)  # type: ignore[arg-type]
+    if shape_of(view) != shape_of(scores) or len(dims) not in (4, 5) or not all(isinstance(d, int) for d in dims):
+        return None
+    if len(dims) == 5:
+        if dims[0] != 1:
+            return None
+        if mask.target is aten.unsqueeze.default and mask.args[1] == 0:  # type: ignore[union-attr]
+            return scores, mask.args[0]  # type: ignore[union-attr, return-value]
+        return scores, mask  # type: ignore[return-value]
+    return scores, mask  # type: ignore[return-value]
+
+
+def _scalar(node: Node) -> float | None:
+    value = node.args[1]
+    if isinstance(value, Node):
+        return None
+    return float(value) if node.target is aten.mul.Tensor else 1.0 / float(value)  # type: ignore[arg-type]
+
+
+def _unscaled(node: Node) -> tuple[Node, float]:
+    """q·c → (q, c), looking only at the node itself."""
+    if node.target in (aten.mul.Tensor, aten.div.Tensor) and (factor := _scalar(node)) is not None:
+        return node.args[0], factor  # type: ignore[return-value]
+    return node, 1.0
+
+
+def _sum(rewriter: Rewriter, biases: list[Node]) -> Node | None:
+    total: Node | None = None
+    for bias in biases:
+        if len(shape_of(bias)) == 5:
+            bias = rewriter.call(aten.squeeze.dim, bias, 0)
+        while len(shape_of(bias)) < 4:
+            bias = rewriter.call(aten.unsqueeze.default, bias, 0)
+        total = bias if total is None else rewriter.call(aten.add.Tensor, total, bias)
+    return total
+
+
+def _simplify_mask(rewriter: Rewriter, node: Node) -> None:
+    """An all-true or all-zero mask goes; a constant boolean mask becomes an additive one; a batch expand goes."""
+    args = list(node.args) + [None, 0.0, False][len(node.args) - 3 :]
+    mask = node.kwargs.get("attn_mask", args[3])
+    if not isinstance(mask, Node):
+        return
+    root = mask
+    while root.target is aten.expand.default and _repeats_only_leading(root):
+        root = root.args[0]  # type: ignore[assignment]
+    kwargs = {k: v for k, v in node.kwargs.items() if k != "attn_mask"}
+    if is_constant(root):
+        value = constant(rewriter.module, root)
+        neutral = value.all() if value.dtype == torch.bool else (value == 0).all()
+        with rewriter.at(node):
+            if bool(neutral):
+                new = rewriter.call(sdpa, *args[:3], None, *args[4:], **kwargs)
+            elif value.dtype == torch.bool:
+                additive = torch.zeros(value.shape).masked_fill(~value, -torch.inf)
+                name = rewriter.unique_name(f"{root.target}_additive")
+                new = rewriter.call(sdpa, *args[:3], rewriter.parameter(name, additive), *args[4:], **kwargs)
+            elif root is not mask:
+                new = rewriter.call(sdpa, *args[:3], root, *args[4:], **kwargs)
+            else:
+                return
+        rewriter.replace(node, new)
+
+
+def _repeats_only_leading(expand: Node) -> bool:
+    """Only dimensions that broadcast anyway are repeated."""
+    return len(shape_of(expand)) == len(shape_of(expand.args[0])) and bool(ancestry(expand))  # type: ignore[arg-type]

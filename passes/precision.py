@@ -1,0 +1,118 @@
+"""to-fp16: half precision where it is safe, FP32 where it is not, with every cast explicit.
+
+Without data the safe set is by construction: LayerNorm, softmax, reductions and residual adds (whose range grows with
+depth) stay in FP32; GEMMs, convolutions, attention and what is elementwise between them run in FP16.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch.fx import Node
+from torch.fx.node import map_arg
+
+from vitc.graph import Rewriter, constant, is_constant
+from vitc.graph.movement import MOVEMENT, SPLITTING
+from vitc.graph.nodes import is_tensor, val
+from vitc.graph.printer import op_name
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+aten, ops = torch.ops.aten, torch.ops.vitc
+
+#: Compute-bound or bounded: FP16.
+_HALF = {
+    "aten.linear", "aten.conv2d", "aten.matmul", "aten.bmm", "aten.gelu", "aten.silu", "aten.relu", "aten.sigmoid",
+    "aten.tanh", "aten.hardswish", "vitc.attention", "vitc.attention_int8", "vitc.quantize",
+}  # fmt: skip
+#: Takes the dtype of what it moves.
+_FOLLOWS = {str(t).removesuffix(".default") for t in MOVEMENT | SPLITTING} | {
+    "getitem", "aten.cat", "aten.stack", "aten.roll", "aten.pad", "aten.constant_pad_nd", "aten.neg",
+    "aten.index.Tensor", "aten.repeat",
+}  # fmt: skip
+
+
+@register_pass
+@dataclass(frozen=True)
+class ToFp16(Pass):
+    """The program's inputs and outputs keep their dtypes; weights of FP16 operators are stored in FP16."""
+
+    name = "to-fp16"
+    needs = "tiled"
+    after = ("quantize-int8",)
+
+    def run(self, program: Program) -> Program:
+        caster = _Caster(Rewriter(program.module, self.name))
+        counts = {torch.float16: 0, torch.float32: 0}
+        for node in list(program.graph.nodes):
+            if node.op == "output":
+                caster.restore_outputs(node)
+            elif node.op == "call_function":
+                wanted = _wanted(node)
+                if wanted is not None:
+                    counts[wanted] += caster.retype(node, wanted)
+        caster.rewriter.finish()
+        return program.note(f"{counts[torch.float16]} operators in FP16, {counts[torch.float32]} kept in FP32")
+
+
+def _wanted(node: Node) -> torch.dtype | None:
+    """The dtype an operator computes in; None for what has no floating-point operand of its own."""
+    name = op_name(node)
+    if name in _HALF:
+        return torch.float16
+    if name == "vitc.dequantize":
+        return torch.float16 if all(_half_user(u) for u in node.users) else torch.float32
+    operands = [a for a in node.all_input_nodes if is_tensor(a) and val(a).is_floating_point()]
+    if not operands:
+        return None
+    if name in _FOLLOWS:
+        moved = [a for a in operands if not is_constant(a)] or operands
+        return torch.float16 if all(val(a).dtype == torch.float16 for a in moved) else torch.float32
+    return torch.float32
+
+
+def _half_user(user: Node) -> bool:
+    return op_name(user) in _HALF
+
+
+class _Caster:
+    """Casts operands to the dtype an operator wants; each tensor is cast once."""
+
+    def __init__(self, rewriter: Rewriter) -> None:
+        self.rewriter = rewriter
+        self._casts: dict[tuple[Node, torch.dtype], Node] = {}
+
+    def retype(self, node: Node, dtype: torch.dtype) -> int:
+        with self.rewriter.at(node):
+            cast = lambda n: self._as(n, dtype)  # noqa: E731
+            node.args = map_arg(node.args, cast)
+            node.kwargs = map_arg(node.kwargs, cast)
+        if node.target is ops.attention_int8.default:
+            node.args = (*node.args[:-1], dtype)
+        if node.target.__class__ is torch._ops.OpOverload and "dtype" in node.kwargs:
+            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "dtype"}
+        args = map_arg(node.args, lambda n: n.meta["val"])
+        kwargs = map_arg(node.kwargs, lambda n: n.meta["val"])
+        with self.rewriter.fake_mode:
+            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
+        return 1
+
+    def restore_outputs(self, output: Node) -> None:
+        with self.rewriter.at(output):
+            output.args = map_arg(output.args, lambda n: self._as(n, torch.float32))
+
+    def _as(self, node: Node, dtype: torch.dtype) -> Node:
+        if not is_tensor(node) or not val(node).is_floating_point() or val(node).dtype == dtype:
+            return node
+        key = (node, dtype)
+        if key not in self._casts:
+            self._casts[key] = self._cast(node, dtype)
+        return self._casts[key]
+
+    def _cast(self, node: Node, dtype: torch.dtype) -> Node:
+        if not is_constant(node):
+            return self.rewriter.call(aten._to_copy.default, node, dtype=dtype)
+        value = constant(self.rewriter.module, node).to(dtype)
+        suffix = "f16" if dtype == torch.float16 else "f32"
+        return self.rewriter.parameter(self.rewriter.unique_name(f"{node.target}_{suffix}"), value)

@@ -1,0 +1,1 @@
+"""tiled → quantized: explicit symmetric INT8."""

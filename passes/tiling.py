@@ -1,0 +1,185 @@
+"""tile-attention: scaled_dot_product_attention becomes vitc.attention, with the transposes around it absorbed.
+
+The operands' way from the linear to the attention is only data movement. It is replayed on element indices (see
+vitc.graph.movement) and compared with the three layouts the operator has, so any spelling of the head split is
+recognised: packed [B, N, 3·H·D], [B, N, H·D] each, or, where something is computed in between (rotary embeddings,
+q/k norms), [B, H, N, D].
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch.fx import Node
+
+from vitc.graph import Rewriter, shape_of
+from vitc.graph.movement import ancestry, descendants, example_shape, indices, replay
+from vitc.graph.nodes import where
+from vitc.ops import split_heads
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+if TYPE_CHECKING:
+    from vitc.targets import Target
+
+aten = torch.ops.aten
+
+
+@register_pass
+@dataclass(frozen=True)
+class TileAttention(Pass):
+    """Exact. `tile_q`, `tile_k`: 0 chooses from the target's shared memory (GPU) or cache (CPU)."""
+
+    name = "tile-attention"
+    needs = "canonical"
+    gives = "tiled"
+
+    tile_q: int = 0
+    tile_k: int = 0
+
+    def run(self, program: Program) -> Program:
+        rewriter = Rewriter(program.module, self.name)
+        layouts: dict[str, int] = {}
+        for node in list(program.graph.nodes):
+            if node.target is not aten.scaled_dot_product_attention.default:
+                continue
+            reason = _unsupported(node)
+            if reason:
+                program = program.note(f"{where(node)} stays decomposed: {reason}")
+                _decompose(rewriter, node)
+                continue
+            layout = self._tile(rewriter, node, program.target)
+            layouts[layout] = layouts.get(layout, 0) + 1
+        rewriter.finish()
+        found = ", ".join(f"{n} {layout}" for layout, n in sorted(layouts.items())) or "no attention"
+        return program.note(f"tiled: {found}")
+
+    def _tile(self, rewriter: Rewriter, node: Node, target: Target) -> str:
+        q, k, v, bias, scale = _operands(node)
+        heads, head_dim = shape_of(q)[1], shape_of(q)[3]
+        layout, inputs = _layout(q, k, v)
+        tile_q, tile_k = choose_tiles(target, example_shape(q)[2], example_shape(k)[2], head_dim)
+        tile_q, tile_k = self.tile_q or tile_q, self.tile_k or tile_k
+        with rewriter.at(node):
+            padded = [*inputs, None, None][:3]
+            new = rewriter.call(
+                torch.ops.vitc.attention.default, *padded, bias, heads, head_dim, scale, layout, tile_q, tile_k
+            )
+        last = _merged_heads(node)
+        if last is not None:
+            rewriter.replace(last, new)
+            return layout
+        with rewriter.at(node):
+            split = rewriter.call(aten.unflatten.int, new, -1, [heads, head_dim])
+            rewriter.replace(node, rewriter.call(aten.transpose.int, split, 1, 2))
+        return layout
+
+
+def choose_tiles(target: Target, queries: int, keys: int, head_dim: int) -> tuple[int, int]:
+    """(tile_q, tile_k) such that a tile's working set fits.
+
+    GPU: one block holds a query tile and two stages of key and value tiles in FP16, so
+    2·D·(tile_q + 4·tile_k) bytes ≤ shared memory a block (FlashAttention-2's layout, arXiv 2307.08691). CPU: a tile of FP32
+    scores with its operands in half of the L2 cache of a core.
+    """
+    if target.kind == "cpu":
+        budget, tile_q, tile_k = (target.l2_bytes or 512 * 1024) // 2, 256, 1024
+        while tile_k > 32 and 4 * (tile_q * tile_k + head_dim * (tile_q + 2 * tile_k)) > budget:
+            tile_q, tile_k = max(32, tile_q // 2) if tile_q > tile_k else tile_q, tile_k // 2
+    else:
+        budget, tile_q, tile_k = target.shared_memory_per_block or 48 * 1024, 128, 128
+        while tile_k > 32 and 2 * head_dim * (tile_q + 4 * tile_k) > budget:
+            tile_q, tile_k = (tile_q // 2, tile_k) if tile_q > tile_k else (tile_q, tile_k // 2)
+    return min(tile_q, _ceil(queries, 16)), min(tile_k, _ceil(keys, 16))
+
+
+def _ceil(n: int, quantum: int) -> int:
+    return (n + quantum - 1) // quantum * quantum
+
+
+def _operands(node: Node) -> tuple[Node, Node, Node, Node | None, float]:
+    q, k, v = node.args[:3]
+    bias = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    scale = node.kwargs.get("scale")
+    if scale is None:
+        scale = float(shape_of(q)[-1]) ** -0.5  # type: ignore[arg-type]
+    return q, k, v, bias, float(scale)  # type: ignore[return-value, arg-type]
+
+
+def _unsupported(node: Node) -> str | None:
+    q, k, v, bias, _ = _operands(node)
+    if node.kwargs.get("is_causal") or (len(node.args) > 5 and node.args[5]):
+        return "causal attention has no ViT use"
+    if len(shape_of(q)) != 4:
+        return f"q has rank {len(shape_of(q))}, not 4"
+    if shape_of(q)[1] != shape_of(k)[1] or shape_of(q)[-1] != shape_of(v)[-1] or shape_of(q)[0] != shape_of(k)[0]:
+        return f"q {list(shape_of(q))}, k {list(shape_of(k))} and v {list(shape_of(v))} differ in batch, heads or head size"
+    if not all(isinstance(d, int) for t in (q, k) for d in shape_of(t)[1:]):
+        return "a dynamic dimension other than the batch"
+    if bias is not None and not _bias_fits(bias, q, k):
+        return f"a bias of shape {list(shape_of(bias))}"
+    return None
+
+
+def _bias_fits(bias: Node, q: Node, k: Node) -> bool:
+    dims = shape_of(bias)
+    if len(dims) != 4 or bias.meta["val"].dtype == torch.bool:
+        return False
+    return dims[1] in (1, shape_of(q)[1]) and dims[2:] == (shape_of(q)[2], shape_of(k)[2])
+
+
+def _layout(q: Node, k: Node, v: Node) -> tuple[str, list[Node]]:
+    """The cheapest layout the operands already have in memory, and the tensors that have it."""
+    heads, tokens, head_dim = example_shape(q)[1:]
+    ups = [ancestry(t) for t in (q, k, v)]
+    common = [n for n in ups[0] if n in ups[1] and n in ups[2]]
+    for source in common:
+        if len(shape_of(source)) == 3 and example_shape(source)[1:] == (tokens, 3 * heads * head_dim):
+            want = split_heads(indices(source), None, None, heads, head_dim, "packed")
+            got = [replay(t, source, indices(source)) for t in (q, k, v)]
+            if all(torch.equal(w, g) for w, g in zip(want, got, strict=True)):
+                return "packed", [source]
+    sources = [_heads_last_source(t) for t in (q, k, v)]
+    if all(s is not None for s in sources):
+        return "bnhd", sources  # type: ignore[return-value]
+    return "bhnd", [q, k, v]
+
+
+def _heads_last_source(operand: Node) -> Node | None:
+    """The [B, N, H·D] tensor that the operand [B, H, N, D] is a view of."""
+    batch, heads, tokens, head_dim = example_shape(operand)
+    for source in ancestry(operand)[1:]:
+        if example_shape(source) != (batch, tokens, heads * head_dim):
+            continue
+        start = indices(source)
+        if torch.equal(start.reshape(batch, tokens, heads, head_dim).transpose(1, 2), replay(operand, source, start)):
+            return source
+    return None
+
+
+def _merged_heads(node: Node) -> Node | None:
+    """The later node that is the attention's [B, N, H·D], if the graph has it."""
+    batch, heads, tokens, head_dim = example_shape(node)
+    start = indices(node)
+    want = start.transpose(1, 2).reshape(batch, tokens, heads * head_dim)
+    for later in descendants(node):
+        if example_shape(later) == tuple(want.shape) and torch.equal(replay(later, node, start), want):
+            return later
+    return None
+
+
+def _decompose(rewriter: Rewriter, node: Node) -> None:
+    """softmax(q·kᵀ·scale + bias)·v in plain ATen."""
+    q, k, v, bias, scale = _operands(node)
+    with rewriter.at(node):
+        scores = rewriter.call(aten.matmul.default, q, rewriter.call(aten.transpose.int, k, -2, -1))
+        scores = rewriter.call(aten.mul.Tensor, scores, scale)
+        if bias is not None:
+            if bias.meta["val"].dtype == torch.bool:
+                zero = rewriter.call(aten.zeros_like.default, scores)
+                bias = rewriter.call(aten.where.ScalarOther, bias, zero, float("-inf"))
+            scores = rewriter.call(aten.add.Tensor, scores, bias)
+        weights = rewriter.call(aten.softmax.int, scores, -1)
+        rewriter.replace(node, rewriter.call(aten.matmul.default, weights, v))

@@ -1,0 +1,181 @@
+"""Calibration: a stream of batches in, one histogram of magnitudes a tensor out, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from vitc.errors import CalibrationError
+
+BINS = 2048
+
+
+@dataclass(frozen=True)
+class CalibrationStream:
+    """Batches for calibration, checked as they come.
+
+    `batches`: a tensor or array of images (cut into batches of `batch_size`), or an iterable of tensors, arrays, or
+    tuples and dicts of them (a DataLoader's (image, label) pair counts as the image).
+    `shapes`: the model's inputs without the batch dimension.
+    """
+
+    batches: Any
+    shapes: tuple[tuple[int, ...], ...]
+    batch_size: int = 4
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        count = 0
+        first: torch.Tensor | None = None
+        varies = False
+        for i, raw in enumerate(self._raw()):
+            inputs = self._inputs(raw, i)
+            for tensor in inputs:
+                _check_finite(tensor, i)
+            if first is None:
+                first = inputs[0].flatten()[0]
+            varies = varies or bool((inputs[0] != first).any())
+            count += 1
+            yield inputs
+        if count == 0:
+            raise CalibrationError("the calibration stream is empty; pass at least one batch of representative images")
+        if not varies:
+            raise CalibrationError(
+                f"all {count} calibration batches hold the one value {float(first):g}; pass real images"  # type: ignore[arg-type]
+            )
+
+    def _raw(self) -> Iterable[Any]:
+        if isinstance(self.batches, (torch.Tensor, np.ndarray)):
+            return torch.as_tensor(self.batches).split(self.batch_size)
+        if isinstance(self.batches, Iterable) and not isinstance(self.batches, (str, bytes)):
+            return self.batches
+        raise CalibrationError(
+            f"calibration must be a tensor, an array or an iterable of batches, got {type(self.batches).__name__}"
+        )
+
+    def _inputs(self, raw: Any, index: int) -> tuple[torch.Tensor, ...]:
+        if isinstance(raw, Mapping):
+            raw = tuple(raw.values())
+        items = list(raw)[: len(self.shapes)] if isinstance(raw, (tuple, list)) else [raw]
+        if len(items) < len(self.shapes):
+            raise CalibrationError(f"calibration batch {index} has {len(items)} inputs, the model takes {len(self.shapes)}")
+        tensors = []
+        for item, shape in zip(items, self.shapes, strict=True):
+            if not isinstance(item, (torch.Tensor, np.ndarray)):
+                raise CalibrationError(f"calibration batch {index} is a {type(item).__name__}, not a tensor or array")
+            tensor = torch.as_tensor(item)
+            if tuple(tensor.shape[1:]) != shape:
+                raise CalibrationError(
+                    f"calibration batch {index} has shape {list(tensor.shape)}, the model takes [batch, "
+                    f"{', '.join(map(str, shape))}]; resize the images, and convert greyscale to RGB"
+                )
+            if not tensor.is_floating_point():
+                raise CalibrationError(
+                    f"calibration batch {index} has dtype {tensor.dtype}; normalise the images as for inference, to float32"
+                )
+            tensors.append(tensor.to(torch.float32))
+        return tuple(tensors)
+
+
+def _check_finite(tensor: torch.Tensor, index: int) -> None:
+    bad = int((~torch.isfinite(tensor)).sum())
+    if bad:
+        raise CalibrationError(
+            f"calibration batch {index} holds {bad} NaN or inf of {tensor.numel()} values; check the preprocessing"
+        )
+
+
+@dataclass
+class MagnitudeHistogram:
+    """A histogram of |x| over [0, limit] with a fixed number of bins. When a larger value comes, pairs of bins merge
+    and the limit doubles, so memory stays the same however long the stream is."""
+
+    limit: float = 0.0
+    peak: float = 0.0
+    counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
+
+    def update(self, tensor: torch.Tensor) -> None:
+        magnitude = tensor.detach().abs().to(torch.float32).flatten()
+        peak = float(magnitude.max())
+        if not np.isfinite(peak):
+            raise CalibrationError("an activation is NaN or inf while calibrating; the model overflows on these images")
+        self.peak = max(self.peak, peak)
+        if self.limit == 0.0:
+            self.limit = peak
+        if peak == 0.0:
+            self.counts[0] += magnitude.numel()
+            return
+        while self.limit < peak:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, dtype=np.int64)])
+            self.limit *= 2
+        self.counts += torch.histc(magnitude, BINS, 0.0, self.limit).to(torch.int64).numpy()
+
+    @property
+    def centres(self) -> np.ndarray:
+        return (np.arange(BINS) + 0.5) * (self.limit / BINS)
+
+
+def minmax(histogram: MagnitudeHistogram) -> float:
+    """The largest magnitude seen."""
+    return histogram.peak
+
+
+def percentile(histogram: MagnitudeHistogram, share: float = 0.9999) -> float:
+    """The magnitude below which `share` of the values lie."""
+    cumulated = np.cumsum(histogram.counts)
+    index = int(np.searchsorted(cumulated, share * cumulated[-1]))
+    return float(min((index + 1) * histogram.limit / BINS, histogram.peak))
+
+
+def mse(histogram: MagnitudeHistogram) -> float:
+    """The clipping threshold of least expected squared error: rounding Δ²/12 inside, (|x| − t)² beyond (as in
+    Banner et al., arXiv 1810.05723), with the histogram as the density."""
+    centres, counts = histogram.centres, histogram.counts.astype(np.float64)
+    best, best_error = histogram.peak, np.inf
+    for t in np.linspace(0.1, 1.0, 181) * histogram.peak:
+        step = t / 127
+        rounded = np.minimum(np.round(centres / step), 127) * step
+        # Bins finer than a step: the exact rounding error; coarser: its uniform expectation.
+        error = (counts * (centres - rounded) ** 2).sum()
+        if histogram.limit / BINS > step:
+            error += counts[centres <= t].sum() * step**2 / 12
+        if error < best_error:
+            best, best_error = float(t), float(error)
+    return best
+
+
+def entropy(histogram: MagnitudeHistogram) -> float:
+    """The threshold of least Kullback–Leibler divergence between the clipped and the 128-level distribution
+    (Migacz, 8-bit Inference with TensorRT, GTC 2017)."""
+    counts = histogram.counts.astype(np.float64)
+    best, best_divergence = histogram.peak, np.inf
+    for stop in range(128, BINS + 1, 16):
+        kept = counts[:stop].copy()
+        tail = counts[stop:].sum()
+        reference = kept.copy()
+        reference[-1] += tail
+        edges = np.linspace(0, stop, 129).astype(int)
+        quantised = np.zeros(stop)
+        for low, high in zip(edges[:-1], edges[1:], strict=True):
+            occupied = kept[low:high] > 0
+            if occupied.any():
+                quantised[low:high][occupied] = kept[low:high].sum() / occupied.sum()
+        if quantised.sum() == 0:
+            continue
+        p, q = reference / reference.sum(), quantised / quantised.sum()
+        mask = p > 0
+        divergence = float((p[mask] * np.log(p[mask] / np.maximum(q[mask], 1e-12))).sum())
+        if divergence < best_divergence:
+            best, best_divergence = min(stop * histogram.limit / BINS, histogram.peak), divergence
+    return float(best)
+
+
+CALIBRATORS: Mapping[str, Callable[[MagnitudeHistogram], float]] = {
+    "minmax": minmax,
+    "percentile": percentile,
+    "mse": mse,
+    "entropy": entropy,
+}

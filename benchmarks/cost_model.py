@@ -57,12 +57,14 @@ def analytic_vit(
 ) -> list[OpCost]:
     """The records of `vit`, by default as a good engine runs it: seven kernels a block.
 
-    `dtype` is that of the linear layers, `attention` of QKᵀ and P·V (default: the same); the residual stream and
-    what is between stays in FP16, or in FP32 when `dtype` is. Without `epilogues` the bias of QKV and the GELU are
-    kernels of their own, as around a library's GEMM. Attention is one kernel up to `fused_tokens` tokens (None: at
-    any length), three above.
+    `dtype` is that of the linear layers, `attention` of QKᵀ and P·V (default: the same); the residual stream
+    and what is between stays in FP16, or in FP32 when `dtype` is. Without `epilogues` the bias of QKV and the
+    GELU are kernels of their own, as around a library's GEMM. Attention is one kernel up to `fused_tokens`
+    tokens (None: at any length), three above.
     """
-    plan = _Plan(vit, batch, dtype, attention or dtype, epilogues, fused_tokens is None or vit.tokens <= fused_tokens)
+    plan = _Plan(
+        vit, batch, dtype, attention or dtype, epilogues, fused_tokens is None or vit.tokens <= fused_tokens
+    )
     return list(plan.records())
 
 
@@ -153,7 +155,9 @@ class _Plan:
         scores = maps * tokens * tokens * self.stream
         if self.fused_attention:
             shape = (maps, tokens, tokens, head_dim)
-            yield OpCost("attention", module, "attention", self.attention, 2 * half, 3 * qkv, out, shape=shape)
+            yield OpCost(
+                "attention", module, "attention", self.attention, 2 * half, 3 * qkv, out, shape=shape
+            )
             return
         wide, tall = (maps, tokens, tokens, head_dim), (maps, tokens, head_dim, tokens)
         yield OpCost("qk", module, "gemm", self.attention, half, 2 * qkv, scores, shape=wide)
@@ -185,34 +189,42 @@ _NANO = "onnxsim scripts/nvidia, TensorRT 10.3, trtexec --noDataTransfers, MAXN_
 def _published() -> Iterator[Published]:
     yield Published("orin-nano", "vit_b", 1, "fp32", 13.65, _NANO)
     yield Published("orin-nano", "vit_b", 1, "fp16", 5.68, _NANO)
-    yield Published("orin-nano", "vit_b", 1, "int8", 4.92, _NANO + "; INT8 in the linears only", attention="fp16")
+    yield Published(
+        "orin-nano", "vit_b", 1, "int8", 4.92, _NANO + "; INT8 in the linears only", attention="fp16"
+    )
     ait = {1: 1.02, 2: 1.15, 4: 1.57, 8: 2.20, 16: 3.64, 32: 6.51, 64: 12.67, 128: 25.10, 256: 48.55}
     for batch, ms in ait.items():
         yield Published("a100", "vit_b", batch, "fp16", ms, _AIT, fitted=True)
     ait_l = {1: 3.84, 2: 5.87, 4: 11.49, 8: 19.09, 16: 36.19, 32: 70.03, 64: 135.25, 128: 267.09, 256: 538.97}
     for batch, ms in ait_l.items():
         yield Published("a100", "vit_l_384", batch, "fp16", ms, _AIT)
-    for target, fitted, figures in (("a100", ("int8",), _FT_A100), ("t4", ("int8", "fp16"), _FT_T4)):
-        for vit, (fp16, int8) in figures.items():
-            for batch, ms in zip((1, 8, 16, 32), fp16):
-                fit = vit == "vit_b" and batch == 32
-                yield Published(target, vit, batch, "fp16", ms, _FT, library=True, fitted=fit and "fp16" in fitted)
-            for batch, ms in zip((1, 8, 16, 32), int8):
-                fit = vit == "vit_b" and batch == 32
-                yield Published(target, vit, batch, "int8", ms, _FT, library=True, fitted=fit and "int8" in fitted)
+    for (target, vit, dtype), latencies in _FT_LATENCIES.items():
+        for batch, ms in latencies.items():
+            fitted = vit == "vit_b" and batch == 32 and (target, dtype) != ("a100", "fp16")
+            yield Published(target, vit, batch, dtype, ms, _FT, library=True, fitted=fitted)
 
 
-_FT_A100 = {
-    "vit_b": ((1.53, 3.03, 5.30, 10.04), (1.52, 2.38, 3.74, 6.43)),
-    "vit_b_384": ((2.24, 11.14, 21.50, 43.81), (2.26, 7.93, 14.66, 29.07)),
-    "vit_l": ((2.97, 8.09, 15.03, 29.66), (2.91, 5.44, 9.23, 17.28)),
-    "vit_l_384": ((5.36, 30.95, 60.99, 124.85), (4.77, 20.25, 39.43, 80.05)),
-}
-_FT_T4 = {
-    "vit_b": ((3.43, 14.46, 28.77, 57.22), (2.16, 8.37, 16.67, 35.43)),
-    "vit_b_384": ((8.53, 61.07, 123.55, 253.20), (4.93, 36.40, 74.94, 150.31)),
-    "vit_l": ((9.69, 47.55, 90.30, 171.89), (5.04, 24.38, 47.29, 101.25)),
-    "vit_l_384": ((23.45, 177.54, 358.70, 748.81), (13.10, 103.66, 211.89, 425.36)),
+def _ft(*latencies: float) -> dict[int, float]:
+    return dict(zip((1, 8, 16, 32), latencies, strict=True))
+
+
+_FT_LATENCIES: dict[tuple[str, str, Dtype], dict[int, float]] = {
+    ("a100", "vit_b", "fp16"): _ft(1.53, 3.03, 5.30, 10.04),
+    ("a100", "vit_b", "int8"): _ft(1.52, 2.38, 3.74, 6.43),
+    ("a100", "vit_b_384", "fp16"): _ft(2.24, 11.14, 21.50, 43.81),
+    ("a100", "vit_b_384", "int8"): _ft(2.26, 7.93, 14.66, 29.07),
+    ("a100", "vit_l", "fp16"): _ft(2.97, 8.09, 15.03, 29.66),
+    ("a100", "vit_l", "int8"): _ft(2.91, 5.44, 9.23, 17.28),
+    ("a100", "vit_l_384", "fp16"): _ft(5.36, 30.95, 60.99, 124.85),
+    ("a100", "vit_l_384", "int8"): _ft(4.77, 20.25, 39.43, 80.05),
+    ("t4", "vit_b", "fp16"): _ft(3.43, 14.46, 28.77, 57.22),
+    ("t4", "vit_b", "int8"): _ft(2.16, 8.37, 16.67, 35.43),
+    ("t4", "vit_b_384", "fp16"): _ft(8.53, 61.07, 123.55, 253.20),
+    ("t4", "vit_b_384", "int8"): _ft(4.93, 36.40, 74.94, 150.31),
+    ("t4", "vit_l", "fp16"): _ft(9.69, 47.55, 90.30, 171.89),
+    ("t4", "vit_l", "int8"): _ft(5.04, 24.38, 47.29, 101.25),
+    ("t4", "vit_l_384", "fp16"): _ft(23.45, 177.54, 358.70, 748.81),
+    ("t4", "vit_l_384", "int8"): _ft(13.10, 103.66, 211.89, 425.36),
 }
 
 
@@ -246,7 +258,12 @@ def main(arguments: list[str]) -> int:
         print(_table())
         return 0
     vits, dtypes = ",".join(VITS), ",".join(get_args(Dtype))
-    if len(arguments) != 4 or arguments[0] != "--blocks" or arguments[1] not in VITS or arguments[3] not in get_args(Dtype):
+    if (
+        len(arguments) != 4
+        or arguments[0] != "--blocks"
+        or arguments[1] not in VITS
+        or arguments[3] not in get_args(Dtype)
+    ):
         print(f"usage: cost_model.py [--blocks {{{vits}}} TARGET {{{dtypes}}}]", file=sys.stderr)
         return 2
     _, vit, target, dtype = arguments

@@ -1,0 +1,241 @@
+"""The attention kernel's arithmetic in NumPy, step for step.
+
+`attention(fields, inputs)` does what `cuda/attention.cuh` does, in the same order and with the same roundings: the
+INT8 path with `pv="int8"` is equal to it bit for bit (up to the GPU's ex2.approx, see docs/kernel.md). Where P.V or
+Q.K runs in FP16 the order of the FP32 sums is the tensor core's own, and docs/kernel.md derives how far apart two
+orders can be.
+
+One row of queries, one tile of keys after the other (online softmax, Milakov & Gimelshein, arXiv 1805.02867):
+
+    s = q.k                        exact integer (INT8), or an FP32 sum (FP16)
+    m = max(s) over the tile       M = max(M, m) over the tiles so far
+    p = round(255 * 2^(f*(s - m)))     `pv="int8"`: unsigned 8 bit, against the tile's own maximum
+    p = half(2^(f*(s - M)))            `pv="fp16"`: against the running maximum
+    o = o * 2^(f*(M_before - M)) + (p.v) * 2^(f*(m - M))
+    l = l * 2^(f*(M_before - M)) + sum(p) * 2^(f*(m - M))
+    out = round(o * (out_factor / l))
+
+P is unsigned because it is never negative: 255 steps rather than 127, and the tensor core multiplies u8 by s8 at the
+same rate. It is scaled to the tile's own maximum, so a tile far below the row's maximum keeps its 8 bits too. `l`
+sums the *rounded* P, so the weights add up to one and a constant V comes back unchanged.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from vitc.errors import InputError
+from vitc.kernels.fields import AttentionFields
+
+Array: TypeAlias = npt.NDArray[Any]
+F32 = np.float32
+
+P_MAX = 255
+"""P's largest integer: the row's best key of each tile has it."""
+LOG2_E = math.log2(math.e)
+LOG2_P_MAX = F32(math.log2(P_MAX))
+SMALLEST_NORMAL = float(np.finfo(F32).tiny)
+INT8_MIN, INT8_MAX = -128, 127
+
+
+def attention(fields: AttentionFields, inputs: Sequence[Array]) -> Array:
+    """Attention as the kernel computes it: inputs in the order of `fields.input_names` → [B, N, H*D].
+
+    q, k, v are INT8 where `fields.q_scale` > 0, else FP16; the bias FP16 or FP32. The result is INT8 where
+    `fields.out_scale` > 0, else FP16. `fields.tile_k` keys are taken at a time. Raises `InputError` for inputs whose
+    number, shapes or dtypes are not those of the fields.
+    """
+    check_inputs(fields, inputs)
+    q, k, v = heads_first(fields, inputs)
+    bias = full_bias(inputs[-1], q.shape[0], q.shape[1]) if fields.has_bias else None
+    if fields.int8_in and fields.pv == "int8":
+        weighted, total = _softmax_pv_int8(fields, q, k, v, bias)
+    else:
+        weighted, total = _softmax_pv_fp16(fields, q, k, v, bias)
+    out = _finish(weighted, total, out_factor(fields), int8=fields.int8_out)
+    batch, heads, tokens, dim = out.shape
+    return np.ascontiguousarray(out.transpose(0, 2, 1, 3)).reshape(batch, tokens, heads * dim)
+
+
+def logit_factor(fields: AttentionFields) -> np.float32:
+    """What turns q.k into the exponent of 2: (q_scale * k_scale *) scale * log2(e), in FP32.
+
+    At least the smallest normal number: a masked key's -inf times 0 would be NaN.
+    """
+    factor = float(F32(fields.scale)) * LOG2_E
+    if fields.int8_in:
+        factor *= float(F32(fields.q_scale)) * float(F32(fields.k_scale))
+    return F32(max(factor, SMALLEST_NORMAL))
+
+
+def out_factor(fields: AttentionFields) -> np.float32:
+    """What turns a weighted mean of V's own numbers into the output's own numbers."""
+    v_scale = float(F32(fields.v_scale)) if fields.int8_in else 1.0
+    return F32(v_scale / float(F32(fields.out_scale)) if fields.int8_out else v_scale)
+
+
+def check_inputs(fields: AttentionFields, inputs: Sequence[Array]) -> None:
+    """Raises `InputError` where an input is absent, or has the wrong rank, shape or dtype."""
+    names = fields.input_names
+    if len(inputs) != len(names):
+        raise InputError(f"vitc::VitAttention got {len(inputs)} inputs and takes {len(names)}: {', '.join(names)}")
+    if fields.scale < 0:
+        raise InputError(f"scale of vitc::VitAttention is {fields.scale}, and must be at least 0: negate q instead")
+    width = fields.num_heads * fields.head_dim
+    dtype = np.dtype(np.int8 if fields.int8_in else np.float16)
+    for name, array in zip(names, inputs, strict=True):
+        if name == "bias":
+            _check_bias(fields, inputs, array)
+            continue
+        if array.dtype != dtype:
+            raise InputError(f"{name} is {array.dtype}, and must be {dtype} (q_scale is {fields.q_scale})")
+        wanted: tuple[int, ...]
+        if fields.layout == "bhnd":
+            wanted, shape = (fields.num_heads, fields.head_dim), (array.shape[1:2] + array.shape[3:4])
+            fits = array.ndim == 4 and shape == wanted
+            text = f"[B, {wanted[0]}, tokens, {wanted[1]}]"
+        else:
+            last = 3 * width if name == "qkv" else width
+            fits = array.ndim == 3 and array.shape[-1] == last
+            text = f"[B, tokens, {last}]"
+        if not fits or 0 in array.shape:
+            raise InputError(f"{name} has the shape {list(array.shape)}; layout {fields.layout!r} takes {text}")
+
+
+def _check_bias(fields: AttentionFields, inputs: Sequence[Array], bias: Array) -> None:
+    axis = 2 if fields.layout == "bhnd" else 1
+    batch, queries = inputs[0].shape[0], inputs[0].shape[axis]
+    keys = inputs[0 if fields.layout == "packed" else 1].shape[axis]
+    if bias.dtype not in (np.float16, np.float32):
+        raise InputError(f"bias is {bias.dtype}, and must be float16 or float32")
+    fits = bias.ndim == 4 and bias.shape[1] in (1, fields.num_heads) and bias.shape[2:] == (queries, keys)
+    if not fits or batch % bias.shape[0]:
+        raise InputError(
+            f"bias has the shape {list(bias.shape)}, and must be [a divisor of {batch}, 1 or {fields.num_heads}, "
+            f"{queries}, {keys}]"
+        )
+
+
+def heads_first(fields: AttentionFields, inputs: Sequence[Array]) -> tuple[Array, Array, Array]:
+    """q [B, H, N, D], k and v [B, H, M, D], as views."""
+    heads, dim = fields.num_heads, fields.head_dim
+    if fields.layout == "bhnd":
+        return inputs[0], inputs[1], inputs[2]
+    if fields.layout == "packed":
+        qkv = inputs[0].reshape(*inputs[0].shape[:2], 3, heads, dim).transpose(2, 0, 3, 1, 4)
+        return qkv[0], qkv[1], qkv[2]
+    q, k, v = (x.reshape(*x.shape[:2], heads, dim).transpose(0, 2, 1, 3) for x in inputs[:3])
+    return q, k, v
+
+
+def full_bias(bias: Array, batch: int, heads: int) -> Array:
+    """[Wb, H or 1, N, M] → FP32 [B, H, N, M]: batch element b has row b % Wb."""
+    repeated = np.tile(bias.astype(F32), (batch // bias.shape[0], 1, 1, 1))
+    return np.broadcast_to(repeated, (batch, heads, *bias.shape[2:]))
+
+
+def _softmax_pv_int8(
+    fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None
+) -> tuple[Array, Array]:
+    """Σ p·v and Σ p, both relative to the row's maximum, with P as unsigned 8-bit integers."""
+    state = _Rows(fields, q, bias)
+    for keys in state.tiles(k.shape[2]):
+        scores = state.scores(q, k, bias, keys)
+        peak, decay, share = state.advance(scores)
+        exponent = fma(scores - peak, state.factor, LOG2_P_MAX)
+        p = np.rint(exp2(exponent)).astype(np.float64)
+        state.total = fma(F32(p.sum(-1, keepdims=True)), share, state.total * decay)
+        product = (p @ v[:, :, keys].astype(np.float64)).astype(F32)  # exact: below 2^22
+        state.weighted = fma(product, share, state.weighted * decay)
+    return state.weighted, state.total
+
+
+def _softmax_pv_fp16(
+    fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None
+) -> tuple[Array, Array]:
+    """The same with P as FP16 against the running maximum; V's integers are exact in FP16."""
+    state = _Rows(fields, q, bias)
+    for keys in state.tiles(k.shape[2]):
+        scores = state.scores(q, k, bias, keys)
+        _, decay, _ = state.advance(scores)
+        p = exp2((scores - _finite(state.peak)) * state.factor)
+        state.total = state.total * decay + p.sum(-1, keepdims=True, dtype=F32)
+        half = p.astype(np.float16).astype(F32)
+        state.weighted = state.weighted * decay + half @ v[:, :, keys].astype(F32)
+    return state.weighted, state.total
+
+
+class _Rows:
+    """The running state of every query row: maximum, sum and weighted value."""
+
+    def __init__(self, fields: AttentionFields, q: Array, bias: Array | None) -> None:
+        self.tile_k = fields.tile_k
+        self.logit_factor = logit_factor(fields)
+        # With a bias the scores are exponents of 2 already; without one they stay q.k, and are scaled at the end.
+        self.factor = F32(1) if bias is not None else self.logit_factor
+        self.peak = np.full((*q.shape[:3], 1), -np.inf, F32)
+        self.total = np.zeros((*q.shape[:3], 1), F32)
+        self.weighted = np.zeros(q.shape, F32)
+
+    def tiles(self, keys: int) -> list[slice]:
+        return [slice(first, min(first + self.tile_k, keys)) for first in range(0, keys, self.tile_k)]
+
+    def scores(self, q: Array, k: Array, bias: Array | None, keys: slice) -> Array:
+        # Integers below 2^21 are exact in FP64 and in FP32; FP16 products are summed in FP32.
+        wide = np.float64 if q.dtype == np.int8 else F32
+        dots = (q.astype(wide) @ k[:, :, keys].astype(wide).swapaxes(-1, -2)).astype(F32)
+        if bias is None:
+            return dots
+        return fma(dots, self.logit_factor, bias[..., keys] * F32(LOG2_E))
+
+    def advance(self, scores: Array) -> tuple[Array, Array, Array]:
+        """Takes a tile's maxima in; gives the tile's own maximum and the weights of what was and of what comes."""
+        tile_peak = scores.max(-1, keepdims=True)
+        peak = np.maximum(self.peak, tile_peak)
+        decay = exp2((self.peak - _finite(peak)) * self.factor)
+        share = exp2((tile_peak - _finite(peak)) * self.factor)
+        self.peak = peak
+        return _finite(tile_peak), decay, share
+
+
+def _finite(peak: Array) -> Array:
+    """0 for -inf: a row that a bias has masked so far must not give -inf - -inf."""
+    return np.where(np.isneginf(peak), F32(0), peak)
+
+
+def _finish(weighted: Array, total: Array, factor: np.float32, *, int8: bool) -> Array:
+    # A row whose keys are all masked has no mean: it gives zeros.
+    multiplier = np.divide(factor, total, out=np.zeros_like(total), where=total > 0)
+    out = weighted * multiplier
+    if int8:
+        return np.rint(np.clip(out, INT8_MIN, INT8_MAX)).astype(np.int8)
+    return out.astype(np.float16)
+
+
+def exp2(x: Array) -> Array:
+    """2^x, correctly rounded to FP32; results below the smallest normal number are 0, as ex2.approx.ftz gives."""
+    with np.errstate(under="ignore"):
+        y = np.exp2(x.astype(np.float64))
+    return np.where(y < SMALLEST_NORMAL, 0.0, y).astype(F32)
+
+
+def fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
+    """a*b + c in FP32 with one rounding.
+
+    The product of two FP32 numbers is exact in FP64. The sum is rounded to odd there, after which rounding to FP32 is
+    correct (Boldo & Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
+    """
+    product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
+    addend = np.asarray(c, np.float64)
+    total = product + addend
+    with np.errstate(invalid="ignore"):
+        virtual = total - product
+        error = (product - (total - virtual)) + (addend - virtual)
+    inexact_even = np.isfinite(total) & (error != 0) & ((total.view(np.int64) & 1) == 0)
+    towards = np.where(error > 0, np.inf, -np.inf)
+    return np.where(inexact_even, np.nextafter(total, towards), total).astype(F32)

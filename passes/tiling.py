@@ -85,11 +85,11 @@ def choose_tiles(target: Target, queries: int, keys: int, head_dim: int) -> tupl
     scores with its operands in half of the L2 cache of a core.
     """
     if target.kind == "cpu":
-        budget, tile_q, tile_k = (target.l2_bytes or 512 * 1024) // 2, 256, 1024
+        budget, tile_q, tile_k = target.tile_memory // 2, 256, 1024
         while tile_k > 32 and 4 * (tile_q * tile_k + head_dim * (tile_q + 2 * tile_k)) > budget:
             tile_q, tile_k = max(32, tile_q // 2) if tile_q > tile_k else tile_q, tile_k // 2
     else:
-        budget, tile_q, tile_k = target.shared_memory_per_block or 48 * 1024, 128, 128
+        budget, tile_q, tile_k = target.tile_memory, 128, 128
         while tile_k > 32 and 2 * head_dim * (tile_q + 4 * tile_k) > budget:
             tile_q, tile_k = (tile_q // 2, tile_k) if tile_q > tile_k else (tile_q, tile_k // 2)
     return min(tile_q, _ceil(queries, 16)), min(tile_k, _ceil(keys, 16))
@@ -102,6 +102,8 @@ def _ceil(n: int, quantum: int) -> int:
 def _operands(node: Node) -> tuple[Node, Node, Node, Node | None, float]:
     q, k, v = node.args[:3]
     bias = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    if isinstance(bias, Node) and bias.target is aten.repeat.default and list(bias.args[1])[1:] == [1, 1, 1]:  # type: ignore[arg-type]
+        bias = bias.args[0]  # windows: the operator takes row b % Wb itself
     scale = node.kwargs.get("scale")
     if scale is None:
         scale = float(shape_of(q)[-1]) ** -0.5  # type: ignore[arg-type]

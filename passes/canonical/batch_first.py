@@ -59,7 +59,7 @@ def _push_behind(rewriter: Rewriter, linear: Node) -> None:
         out = shape_of(linear)[-1]
         for step in path:
             args = list(step.args)
-            if step.target in (aten.view.default, aten.reshape.default, aten._unsafe_view.default):
+            if step.target is aten.reshape.default:
                 args[1] = [*args[1][:-1], out]  # type: ignore[index]
                 result = rewriter.call(aten.reshape.default, result, *args[1:])
             else:
@@ -69,9 +69,7 @@ def _push_behind(rewriter: Rewriter, linear: Node) -> None:
 
 def _names_width(node: Node) -> bool:
     """An operator whose arguments depend on the last dimension's size in a way that cannot be carried over."""
-    return node.target not in (
-        aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.transpose.int, aten.permute.default,
-    )  # fmt: skip
+    return node.target not in (aten.reshape.default, aten.transpose.int, aten.permute.default)
 
 
 def _batch_dim(node: Node) -> int | None:

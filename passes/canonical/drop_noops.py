@@ -1,4 +1,7 @@
-"""drop-noops: what changes nothing in inference goes."""
+"""drop-noops: what changes nothing in inference goes.
+
+Views become reshapes at the same time: the copies that made a view's strides legal are among what goes.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ _ALWAYS = {
 }  # fmt: skip
 #: The identity if shape and dtype are unchanged.
 _IF_SAME = {
-    aten.view.default, aten.reshape.default, aten._unsafe_view.default, aten.expand.default, aten._to_copy.default,
+    aten.reshape.default, aten.expand.default, aten._to_copy.default,
     aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.type_as.default, aten.slice.Tensor, aten.pad.default,
     aten.constant_pad_nd.default, aten.flatten.using_ints, aten.squeeze.dim, aten.to.other,
 }  # fmt: skip
@@ -37,6 +40,8 @@ class DropNoops(Pass):
     def run(self, program: Program) -> Program:
         rewriter = Rewriter(program.module, self.name)
         for node in list(program.graph.nodes):
+            if node.target in (aten.view.default, aten._unsafe_view.default):
+                node.target = aten.reshape.default
             if not _is_noop(node):
                 continue
             rewriter.replace(node, node.args[0])

@@ -10,14 +10,14 @@ from torch.fx import Node
 
 from vitc.graph import Rewriter, constant, shape_of
 from vitc.graph.movement import ancestry
-from vitc.graph.nodes import is_constant, is_tensor, sole_user, val, where
+from vitc.graph.nodes import is_constant, is_tensor, same_shape, sole_user, val, where
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 aten = torch.ops.aten
 sdpa = aten.scaled_dot_product_attention.default
 _MATMUL = (aten.matmul.default, aten.bmm.default)
-_VIEW = (aten.view.default, aten.reshape.default, aten._unsafe_view.default)
+_VIEW = (aten.reshape.default,)
 
 
 @register_pass
@@ -61,7 +61,7 @@ def _fuse(rewriter: Rewriter, softmax: Node) -> str | None:
     terms = _scores(softmax.args[0])  # type: ignore[arg-type]
     if terms is None:
         return "its scores are not q·kᵀ with a scale and a bias"
-    scores, scale, biases = terms
+    scores, scale, biases, windows = terms
     q, k_t = scores.args
     v = product.args[1]
     if rank not in (3, 4) or len(shape_of(scores)) != rank:
@@ -79,6 +79,9 @@ def _fuse(rewriter: Rewriter, softmax: Node) -> str | None:
             operands = [rewriter.call(aten.unsqueeze.default, t, 1) for t in operands]
             biases = [rewriter.call(aten.unsqueeze.default, b, 1) if len(shape_of(b)) == 3 else b for b in biases]
         bias = _sum(rewriter, biases)
+        if windows is not None:
+            repeats = rewriter.call(aten.sym_size.int, windows, 0)
+            bias = rewriter.call(aten.repeat.default, bias, [repeats, 1, 1, 1])
         fused = rewriter.call(sdpa, *operands, bias, scale=scale * q_scale * k_scale)
         if rank == 3:
             fused = rewriter.call(aten.squeeze.dim, fused, 1)
@@ -89,15 +92,15 @@ def _fuse(rewriter: Rewriter, softmax: Node) -> str | None:
 def _skip_movement_like_casts(node: Node) -> Node:
     user = sole_user(node)
     while user is not None and (user.target in (aten.type_as.default, aten._to_copy.default) or user.target in _VIEW):
-        if val(user).dtype != val(node).dtype or shape_of(user) != shape_of(node):
+        if val(user).dtype != val(node).dtype or not same_shape(shape_of(user), shape_of(node)):
             break
         node, user = user, sole_user(user)
     return node
 
 
-def _scores(node: Node) -> tuple[Node, float, list[Node]] | None:
-    """(q·kᵀ, scale, biases) of what enters the softmax; outermost first."""
-    scale, biases = 1.0, []
+def _scores(node: Node) -> tuple[Node, float, list[Node], Node | None] | None:
+    """(q·kᵀ, scale, biases, the windowed view if a bias is per window) of what enters the softmax; outermost first."""
+    scale, biases, windowed = 1.0, [], None
     while node.target not in _MATMUL:
         if not node.args or len(node.users) != 1:
             return None
@@ -117,15 +120,15 @@ def _scores(node: Node) -> tuple[Node, float, list[Node]] | None:
             continue
         elif node.target in _VIEW:
             windows = _window_bias(node)
-            if windows is None:
+            if windows is None or windowed is not None:
                 return None
-            node, bias = windows
+            node, bias, windowed = windows
             biases.append(bias)
             continue
         else:
             return None
         node = node.args[0]  # type: ignore[assignment]
-    return (node, scale, biases) if len(node.users) == 1 else None
+    return (node, scale, biases, windowed) if len(node.users) == 1 else None
 
 
 def _leads_to_matmul(node: Any) -> bool:
@@ -138,8 +141,8 @@ def _leads_to_matmul(node: Any) -> bool:
     return False
 
 
-def _window_bias(view: Node) -> tuple[Node, Node] | None:
-    """Swin's mask: view(view(s, [B/W, W, H, N, N]) + mask[W, 1, N, N], s.shape) → (s, mask)."""
+def _window_bias(view: Node) -> tuple[Node, Node, Node] | None:
+    """Swin's mask: view(view(s, [B/W, W, H, N, N]) + mask[1, W, 1, N, N], s.shape) → (s, mask, inner view)."""
     add = view.args[0]
     if not isinstance(add, Node) or add.target is not aten.add.Tensor or len(add.args) != 2:
         return None
@@ -148,15 +151,11 @@ def _window_bias(view: Node) -> tuple[Node, Node] | None:
         return None
     scores: Node = inner.args[0]  # type: ignore[union-attr, assignment]
     dims = shape_of(mask)  # type: ignore[arg-type]
-    if shape_of(view) != shape_of(scores) or len(dims) not in (4, 5) or not all(isinstance(d, int) for d in dims):
+    if not same_shape(shape_of(view), shape_of(scores)) or len(shape_of(inner)) != 5:  # type: ignore[arg-type]
         return None
-    if len(dims) == 5:
-        if dims[0] != 1:
-            return None
-        if mask.target is aten.unsqueeze.default and mask.args[1] == 0:  # type: ignore[union-attr]
-            return scores, mask.args[0]  # type: ignore[union-attr, return-value]
-        return scores, mask  # type: ignore[return-value]
-    return scores, mask  # type: ignore[return-value]
+    if not all(isinstance(d, int) for d in dims) or (len(dims) == 5 and dims[0] != 1) or len(dims) not in (4, 5):
+        return None
+    return scores, mask, inner  # type: ignore[return-value]
 
 
 def _scalar(node: Node) -> float | None:

@@ -137,4 +137,6 @@ class Rewriter:
 
 
 def _pure(node: Node) -> bool:
-    return node.op == "get_attr" or not node.is_impure()
+    """Node.is_impure() also counts operators that may draw random numbers, such as SDPA with its unused dropout."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op == "get_attr" or (not schema.is_mutable if schema is not None else not node.is_impure())

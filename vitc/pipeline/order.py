@@ -12,13 +12,22 @@ from vitc.stages import STAGE_ORDER
 
 
 def constraint_graph(passes: Sequence[Pass]) -> nx.DiGraph:
-    """Nodes are positions in `passes`; an edge a → b, with its reason, says that a runs before b."""
+    """Nodes are positions in `passes`; an edge a → b, with its reason, says that a runs before b.
+
+    A pass may stand in a pipeline several times: constraints bind its first appearance, a repetition stays behind
+    its neighbour.
+    """
     graph = nx.DiGraph()
     graph.add_nodes_from(range(len(passes)))
-    for i, a in enumerate(passes):
-        for j, b in enumerate(passes):
+    firsts = {p.name: i for i, p in reversed(list(enumerate(passes)))}
+    for i, item in enumerate(passes):
+        if firsts[item.name] != i:
+            graph.add_edge(i - 1, i, reason=f"{item.name!r} is repeated there")
+    for i in firsts.values():
+        for j in firsts.values():
             if i == j:
                 continue
+            a, b = passes[i], passes[j]
             if b.name in a.before:
                 graph.add_edge(i, j, reason=f"{a.name!r} says before={b.name!r}")
             if a.name in b.after:
@@ -49,7 +58,10 @@ def check_order(passes: Sequence[Pass], start: str = "captured") -> None:
     for i, j, data in graph.edges(data=True):
         if i > j and "says" in data["reason"]:
             right = ",".join(p.name for p in solve_order(passes))
-            raise PipelineError(f"pass {passes[i].name!r} stands after {passes[j].name!r}, but {data['reason']}. An order that works: {right}")
+            raise PipelineError(
+                f"pass {passes[i].name!r} stands after {passes[j].name!r}, but {data['reason']}. "
+                f"An order that works: {right}"
+            )
     stage = start
     for item in passes:
         if STAGE_ORDER.index(stage) < STAGE_ORDER.index(item.needs):

@@ -1,0 +1,1 @@
+"""FX → ONNX: one file for every engine, emitted directly so that names, order and types stay in our hands."""

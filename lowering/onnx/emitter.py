@@ -1,0 +1,175 @@
+"""Walks a Program's graph once and emits ONNX nodes. The handlers, by operator family, are in the `ops_*` modules."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch.fx import GraphModule, Node
+
+from vitc.errors import LoweringError
+from vitc.graph.nodes import constant, is_tensor, module_path, val, where
+from vitc.graph.printer import op_name
+
+OPSET = 20
+
+ONNX_TYPES = {
+    torch.float32: TensorProto.FLOAT,
+    torch.float16: TensorProto.FLOAT16,
+    torch.float64: TensorProto.DOUBLE,
+    torch.int8: TensorProto.INT8,
+    torch.uint8: TensorProto.UINT8,
+    torch.int32: TensorProto.INT32,
+    torch.int64: TensorProto.INT64,
+    torch.bool: TensorProto.BOOL,
+}
+
+Handler = Callable[["Emitter", Node], Any]
+_handlers: dict[Any, Handler] = {}
+
+
+def emits(*targets: Any) -> Callable[[Handler], Handler]:
+    """Registers the handler of some operators. It returns the result's name, or a tuple of names."""
+
+    def register(handler: Handler) -> Handler:
+        for target in targets:
+            _handlers[target] = handler
+        return handler
+
+    return register
+
+
+def supported_ops() -> list[str]:
+    """The names of the operators that can be lowered."""
+    return sorted(str(getattr(t, "name", lambda t=t: getattr(t, "__name__", str(t)))()) for t in _handlers)
+
+
+class Emitter:
+    """Collects ONNX nodes and initialisers; `names` maps each FX node to its ONNX value(s)."""
+
+    def __init__(self, module: GraphModule) -> None:
+        self.module = module
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: dict[str, onnx.TensorProto] = {}
+        self.names: dict[Node, Any] = {}
+        self.signatures: dict[Any, str] = {}  # signature of an attention → overload of its function
+        self._taken: set[str] = set()
+        self._node: Node | None = None
+
+    # --- driving ---------------------------------------------------------------------------------------------------
+
+    def emit(self, node: Node) -> None:
+        """One call_function node. Raises LoweringError, with the node and the user's module, if nothing handles it."""
+        handler = _handlers.get(node.target)
+        if handler is None:
+            raise LoweringError(
+                f"{where(node)} has no ONNX form in vitc. Replace it in the model, or add a handler with "
+                "vitc.lowering.onnx.emitter.emits"
+            )
+        self._node = node
+        self.names[node] = handler(self, node)
+
+    # --- values ----------------------------------------------------------------------------------------------------
+
+    def value(self, operand: Any) -> str:
+        """The ONNX value of a tensor operand."""
+        if not isinstance(operand, Node):
+            raise LoweringError(f"{where(self.node)} takes the literal {operand!r} where a tensor is expected")
+        if operand.op == "get_attr" and operand not in self.names:
+            self.names[operand] = self.initializer(str(operand.target), constant(self.module, operand))
+        name = self.names[operand]
+        if not isinstance(name, str):
+            raise LoweringError(f"{where(self.node)} uses all {len(name)} results of {operand.name} as one tensor")
+        return name
+
+    def operand(self, operand: Any, dtype: torch.dtype) -> str:
+        """A tensor (cast to `dtype` if it has another) or a literal number as a scalar of `dtype`."""
+        if not isinstance(operand, Node):
+            return self.const(np.asarray(operand), dtype)
+        if not is_tensor(operand):  # a symbolic size
+            return self.op("Cast", [self.op("Squeeze", [self.names[operand], self.ints([0])])], to=ONNX_TYPES[dtype])
+        name = self.value(operand)
+        return name if val(operand).dtype == dtype else self.op("Cast", [name], to=ONNX_TYPES[dtype])
+
+    def size(self, size: Any) -> int | str:
+        """A size: an int, or the name of a 1-element INT64 tensor for a symbolic one."""
+        if isinstance(size, Node):
+            name: str = self.names[size]
+            return name
+        return int(size)
+
+    def shape(self, sizes: Sequence[Any]) -> str:
+        """An INT64 shape tensor; symbolic sizes are taken from the graph."""
+        parts = [self.size(s) for s in sizes]
+        if all(isinstance(p, int) for p in parts):
+            return self.ints(parts)
+        return self.op("Concat", [p if isinstance(p, str) else self.ints([p]) for p in parts], axis=0)
+
+    # --- emitting --------------------------------------------------------------------------------------------------
+
+    @property
+    def node(self) -> Node:
+        assert self._node is not None
+        return self._node
+
+    def op(self, op_type: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+        """Appends a node named /module.path/fx_name/OpType; returns its result's name, or a list of them."""
+        name = self.unique(f"/{module_path(self.node)}/{self.node.name}/{op_type}")
+        results = [f"{name}_out{i}" if outputs > 1 else f"{name}_out" for i in range(outputs)]
+        proto = helper.make_node(op_type, list(inputs), results, name=name, domain=domain, **attributes)
+        self.nodes.append(proto)
+        return results[0] if outputs == 1 else results
+
+    def initializer(self, name: str, tensor: torch.Tensor) -> str:
+        """A weight under the user's own name."""
+        if name not in self.initializers:
+            array = tensor.detach().contiguous().numpy()
+            self.initializers[name] = numpy_helper.from_array(array, name)
+        return name
+
+    def const(self, array: Any, dtype: torch.dtype | None = None) -> str:
+        """A small literal; equal literals are shared."""
+        array = np.asarray(array)
+        if dtype is not None:
+            array = array.astype(torch.empty(0, dtype=dtype).numpy().dtype)
+        key = f"const/{array.dtype}/{list(array.shape)}/{array.tobytes().hex()[:64] if array.size < 9 else id(array)}"
+        if key not in self.initializers:
+            self.initializers[key] = numpy_helper.from_array(array, key)
+        return key
+
+    def ints(self, values: Sequence[int]) -> str:
+        return self.const(np.asarray(list(values), dtype=np.int64))
+
+    def unique(self, name: str) -> str:
+        candidate, i = name, 0
+        while candidate in self._taken:
+            i += 1
+            candidate = f"{name}_{i}"
+        self._taken.add(candidate)
+        return candidate
+
+
+@emits(operator.getitem)
+def _getitem(e: Emitter, node: Node) -> Any:
+    source, index = node.args
+    return e.names[source][index]  # type: ignore[index]
+
+
+def load_handlers() -> None:
+    """Imports every family of handlers."""
+    from vitc.lowering.onnx import ops_math, ops_nn, ops_shape, ops_vitc  # noqa: F401
+
+
+def literal(node: Node, index: int, name: str, default: Any) -> Any:
+    """Argument `index` or keyword `name` of a node."""
+    if len(node.args) > index:
+        return node.args[index]
+    return node.kwargs.get(name, default)
+
+
+__all__ = ["ONNX_TYPES", "OPSET", "Emitter", "emits", "literal", "load_handlers", "op_name", "supported_ops"]

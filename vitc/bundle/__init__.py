@@ -1,0 +1,33 @@
+"""A compiled model on disk: everything a device needs, and nothing that has to be trusted.
+
+A bundle is a folder, or one `.vitc` file (a stored zip of that folder): `manifest.json`, the ONNX model with its
+external data, the calibration table, golden inputs and outputs, the plugin's sources and a build script. It needs
+numpy alone to be read. docs/bundle.md describes the format.
+"""
+
+from __future__ import annotations
+
+from vitc.bundle.contents import BundleContents, Golden
+from vitc.bundle.manifest import SCHEMA
+from vitc.bundle.read import Bundle, read_bundle
+from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
+from vitc.bundle.structure import leaf_names, rebuild
+from vitc.bundle.write import write_bundle
+
+__all__ = [
+    "SCHEMA",
+    "Bundle",
+    "BundleContents",
+    "Dim",
+    "FileRecord",
+    "Golden",
+    "GoldenFiles",
+    "Manifest",
+    "TensorInfo",
+    "Tolerance",
+    "VersionRange",
+    "leaf_names",
+    "read_bundle",
+    "rebuild",
+    "write_bundle",
+]

@@ -1,0 +1,203 @@
+"""manifest.json ↔ Manifest: strict in both directions.
+
+The file holds one JSON object. `digest` is the SHA-256 of all the rest (keys sorted, no spaces), so a manifest that
+was damaged or edited is refused like any other file; the other files' hashes are in `files`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any, TypeVar
+
+from vitc.bundle.paths import checked
+from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
+from vitc.errors import BundleError
+
+FORMAT = "vitc-bundle"
+SCHEMA = 1
+NAME = "manifest.json"
+
+# A manifest is some kilobytes. Anything near this is not one, and must not be read into memory.
+MAX_BYTES = 16 << 20
+
+T = TypeVar("T")
+
+
+def dump_manifest(manifest: Manifest) -> bytes:
+    """The manifest as the bytes of manifest.json."""
+    body = {"format": FORMAT, "schema": SCHEMA, **_plain(manifest)}
+    return json.dumps({**body, "digest": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _plain(manifest: Manifest) -> dict[str, Any]:
+    plain = {
+        "vitc": manifest.vitc,
+        "pipeline": manifest.pipeline,
+        "target": dict(manifest.target),
+        "model": manifest.model,
+        "dims": {name: asdict(dim) for name, dim in manifest.dims.items()},
+        "inputs": [_tensor(info) for info in manifest.inputs],
+        "outputs": [_tensor(info) for info in manifest.outputs],
+        "structure": manifest.structure,
+        "tensorrt": asdict(manifest.tensorrt) if manifest.tensorrt else None,
+        "tolerance": asdict(manifest.tolerance),
+        "golden": [{"inputs": dict(pair.inputs), "outputs": dict(pair.outputs)} for pair in manifest.golden],
+        "calibration": manifest.calibration,
+        "plugin": list(manifest.plugin),
+        "files": {path: asdict(record) for path, record in sorted(manifest.files.items())},
+    }
+    return plain
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    plain: dict[str, Any] = {"name": info.name, "dtype": info.dtype, "shape": list(info.shape)}
+    return plain if info.preprocessing is None else {**plain, "preprocessing": dict(info.preprocessing)}
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def parse_manifest(data: bytes, source: str) -> Manifest:
+    """The manifest in `data`; BundleError, naming `source`, where it is not one this vitc can read."""
+    body = _json_object(data, source)
+    if body.get("format") != FORMAT:
+        raise BundleError(f"{source} has the format {body.get('format')!r}; a bundle's is {FORMAT!r}: not a vitc bundle")
+    schema = body.get("schema")
+    if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
+        raise BundleError(f"{source} has the schema version {schema!r}; it is a whole number from 1 to {SCHEMA}")
+    if schema > SCHEMA:
+        raise BundleError(
+            f"{source} has schema version {schema} (written by vitc {body.get('vitc')}); this vitc reads up to "
+            f"{SCHEMA}: upgrade vitc, or compile again with this one"
+        )
+    stated = body.pop("digest", None)
+    found = _digest(body)
+    if stated != found:
+        raise BundleError(f"{source} is damaged: it states the digest {stated!r}, its contents have {found!r}")
+    reader = _Reader(body, source)
+    return _manifest(reader)
+
+
+def _json_object(data: bytes, source: str) -> dict[str, Any]:
+    try:
+        body = json.loads(data.decode("utf-8"), object_pairs_hook=_no_doubles, parse_constant=_no_constant)
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise BundleError(f"{source} is damaged: not JSON ({error})") from error
+    except _DoubleKeyError as error:
+        raise BundleError(f"{source} is damaged: {error}") from error
+    if not isinstance(body, dict):
+        raise BundleError(f"{source} holds a JSON {type(body).__name__}; a manifest is an object: not a vitc bundle")
+    return body
+
+
+class _DoubleKeyError(Exception):
+    pass
+
+
+def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    body = dict(pairs)
+    if len(body) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _DoubleKeyError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
+    return body
+
+
+def _no_constant(name: str) -> float:
+    raise _DoubleKeyError(f"{name} is not a JSON number")
+
+
+class _Reader:
+    """Takes typed values out of a JSON object; the message of a wrong one says where it stands."""
+
+    def __init__(self, body: Mapping[str, Any], where: str) -> None:
+        self.body = body
+        self.where = where
+
+    def take(self, key: str, *kinds: type) -> Any:
+        if key not in self.body:
+            raise BundleError(f"{self.where} has no {key!r}; it has: {', '.join(sorted(self.body))}")
+        value = self.body[key]
+        # bool is an int to isinstance, never to a manifest.
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+            wanted = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
+            raise BundleError(f"{self.where}: {key!r} must be {wanted}, got {value!r}")
+        return value
+
+    def each(self, key: str, read: Callable[[_Reader], T]) -> list[T]:
+        return [read(self._inner(item, f"{key}[{i}]")) for i, item in enumerate(self.take(key, list))]
+
+    def table(self, key: str, read: Callable[[_Reader], T]) -> dict[str, T]:
+        return {name: read(self._inner(item, f"{key}[{name!r}]")) for name, item in self.take(key, dict).items()}
+
+    def strings(self, key: str) -> dict[str, str]:
+        table = self.take(key, dict)
+        return {name: _Reader(table, f"{self.where}: {key!r}").take(name, str) for name in table}
+
+    def inner(self, key: str) -> _Reader:
+        return self._inner(self.take(key, dict), key)
+
+    def _inner(self, item: Any, key: str) -> _Reader:
+        if not isinstance(item, dict):
+            raise BundleError(f"{self.where}: {key} must be an object, got {item!r}")
+        return _Reader(item, f"{self.where}: {key}")
+
+
+def _manifest(r: _Reader) -> Manifest:
+    manifest = Manifest(
+        vitc=r.take("vitc", str),
+        pipeline=r.take("pipeline", str),
+        target=r.take("target", dict),
+        inputs=tuple(r.each("inputs", _read_tensor)),
+        outputs=tuple(r.each("outputs", _read_tensor)),
+        structure=r.take("structure", dict),
+        dims=r.table("dims", lambda d: Dim(d.take("min", int), d.take("max", int))),
+        tensorrt=None if r.take("tensorrt", dict, type(None)) is None else _read_versions(r.inner("tensorrt")),
+        tolerance=_read_tolerance(r.inner("tolerance")),
+        golden=tuple(r.each("golden", lambda g: GoldenFiles(g.strings("inputs"), g.strings("outputs")))),
+        calibration=r.take("calibration", str, type(None)),
+        plugin=tuple(_strings(r.take("plugin", list), r.where)),
+        model=r.take("model", str),
+        files=r.table("files", _read_file),
+    )
+    for path in manifest.files:
+        checked(path, r.where)
+    for path in _named_files(manifest):
+        if path not in manifest.files:
+            raise BundleError(f"{r.where} uses the file {path!r} but does not list it; listed: {sorted(manifest.files)}")
+    return manifest
+
+
+def _named_files(manifest: Manifest) -> list[str]:
+    named = [manifest.model, *manifest.plugin, *([manifest.calibration] if manifest.calibration else [])]
+    for pair in manifest.golden:
+        named += [*pair.inputs.values(), *pair.outputs.values()]
+    return named
+
+
+def _strings(items: list[Any], where: str) -> list[str]:
+    for item in items:
+        if not isinstance(item, str):
+            raise BundleError(f"{where}: 'plugin' holds {item!r}; it is a list of paths")
+    return items
+
+
+def _read_tensor(r: _Reader) -> TensorInfo:
+    preprocessing = r.take("preprocessing", dict) if "preprocessing" in r.body else None
+    return TensorInfo(r.take("name", str), r.take("dtype", str), tuple(r.take("shape", list)), preprocessing)
+
+
+def _read_versions(r: _Reader) -> VersionRange:
+    return VersionRange(r.take("min", str), r.take("below", str))
+
+
+def _read_tolerance(r: _Reader) -> Tolerance:
+    return Tolerance(float(r.take("cosine", int, float)), float(r.take("relative", int, float)))
+
+
+def _read_file(r: _Reader) -> FileRecord:
+    return FileRecord(r.take("sha256", str), r.take("bytes", int))

@@ -1,0 +1,169 @@
+"""The records of a manifest. All frozen, all plain data."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from vitc.bundle.structure import leaf_names
+from vitc.errors import BundleError
+
+# numpy's names. bfloat16 is not among them: numpy can't hold it, so nothing at a model's border may have it.
+DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
+
+_VERSION = re.compile(r"\d+(\.\d+)*")
+
+
+@dataclass(frozen=True)
+class Dim:
+    """The sizes a dynamic dimension may take, both ends included."""
+
+    min: int = 1
+    max: int = 64
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.min <= self.max:
+            raise BundleError(f"a dimension's range must have 1 <= min <= max, got min {self.min}, max {self.max}")
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """One input or output of the model.
+
+    `shape` holds integers, and names ("batch") for dynamic dimensions. `preprocessing` is free JSON that says how
+    to make the input from an image (mean, std, size, interpolation), as the model's own configuration has it.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+    preprocessing: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name:
+            raise BundleError("an input or output needs a name, got ''")
+        if self.dtype not in DTYPES:
+            raise BundleError(f"tensor {self.name!r} has dtype {self.dtype!r}; a bundle knows: {', '.join(DTYPES)}")
+        for size in self.shape:
+            if isinstance(size, bool) or not isinstance(size, int | str) or size == "" or size == 0:
+                raise BundleError(
+                    f"tensor {self.name!r} has the dimension {size!r} in {list(self.shape)}; a dimension is a "
+                    f"positive integer or the name of a dynamic one"
+                )
+            if isinstance(size, int) and size < 0:
+                raise BundleError(f"tensor {self.name!r} has the negative dimension {size} in {list(self.shape)}")
+
+
+@dataclass(frozen=True)
+class VersionRange:
+    """TensorRT versions an engine may be built with: `min` <= version < `below`."""
+
+    min: str
+    below: str
+
+    def __post_init__(self) -> None:
+        for text in (self.min, self.below):
+            if not _VERSION.fullmatch(text):
+                raise BundleError(f"a TensorRT version is numbers with dots between, like 10.3; got {text!r}")
+        if not _version(self.min) < _version(self.below):
+            raise BundleError(f"a version range must have min < below, got min {self.min}, below {self.below}")
+
+    def __contains__(self, version: str) -> bool:
+        numbers = _version(version)
+        return _version(self.min) <= numbers < _version(self.below)
+
+    def __str__(self) -> str:
+        return f">={self.min},<{self.below}"
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """The leading numbers of a version: "10.3.0.26" -> (10, 3, 0, 26), "11.4.1rc1" -> (11, 4, 1)."""
+    match = _VERSION.match(text)
+    return tuple(int(part) for part in match.group().split(".")) if match else ()
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How near an output must come to its golden one for the self-check to pass.
+
+    `cosine` is a lower bound of the cosine similarity, `relative` an upper bound of ||got - golden||2 / ||golden||2.
+    """
+
+    cosine: float = 0.9999
+    relative: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not -1.0 <= self.cosine <= 1.0:
+            raise BundleError(f"a tolerance's cosine lies in [-1, 1], got {self.cosine}")
+        if not self.relative >= 0.0:
+            raise BundleError(f"a tolerance's relative error is at least 0, got {self.relative}")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of the bundle: its SHA-256 in hexadecimal, and its size in bytes."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True)
+class GoldenFiles:
+    """One golden pair: tensor name -> path of its .npy file inside the bundle."""
+
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What manifest.json says. `structure` is described in vitc.bundle.structure."""
+
+    vitc: str
+    pipeline: str
+    target: Mapping[str, Any]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    structure: Any
+    dims: Mapping[str, Dim] = field(default_factory=lambda: MappingProxyType({}))
+    tensorrt: VersionRange | None = None
+    tolerance: Tolerance = field(default_factory=Tolerance)
+    golden: tuple[GoldenFiles, ...] = ()
+    calibration: str | None = None
+    plugin: tuple[str, ...] = ()
+    model: str = "model.onnx"
+    files: Mapping[str, FileRecord] = field(default_factory=lambda: MappingProxyType({}))
+
+    def __post_init__(self) -> None:
+        self._check_tensors()
+        outputs = [info.name for info in self.outputs]
+        for name in leaf_names(self.structure):
+            if name not in outputs:
+                raise BundleError(f"the output structure names {name!r}; the outputs are: {', '.join(outputs)}")
+        for pair in self.golden:
+            for kind, tensors, infos in (("inputs", pair.inputs, self.inputs), ("outputs", pair.outputs, self.outputs)):
+                if set(tensors) != {info.name for info in infos}:
+                    raise BundleError(
+                        f"a golden pair has the {kind} {sorted(tensors)}; the model has {[i.name for i in infos]}"
+                    )
+
+    def _check_tensors(self) -> None:
+        if not self.inputs or not self.outputs:
+            raise BundleError(
+                f"a bundle needs at least one input and one output, got {len(self.inputs)} and {len(self.outputs)}"
+            )
+        for kind, infos in (("input", self.inputs), ("output", self.outputs)):
+            names = [info.name for info in infos]
+            doubles = sorted({name for name in names if names.count(name) > 1})
+            if doubles:
+                raise BundleError(f"two {kind}s have the same name: {', '.join(doubles)}")
+            for info in infos:
+                for size in info.shape:
+                    if isinstance(size, str) and size not in self.dims:
+                        raise BundleError(
+                            f"{kind} {info.name!r} has the dynamic dimension {size!r}; the bundle gives a range for: "
+                            f"{', '.join(sorted(self.dims)) or '(none)'}"
+                        )

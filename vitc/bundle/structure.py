@@ -1,0 +1,75 @@
+"""The model's output structure as a JSON tree, so that nested outputs come back as the model returned them.
+
+| kind | other keys | comes back as |
+|---|---|---|
+| `leaf` | `name`: an output's name | that output |
+| `tuple`, `list` | `items`: trees | tuple, list |
+| `dict` | `items`: name -> tree | dict |
+| `dataclass` | `items`: field -> tree, `type`: "module:Class" | dict: the class is not imported, it may not be there |
+| `constant` | `value`: null, bool, number or string | the value |
+
+A caller that has the class (`vitc.compile`, beside torch) may pass `make=` to `rebuild` and get it back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from vitc.errors import BundleError
+
+_KEYS = {
+    "leaf": {"kind", "name"},
+    "tuple": {"kind", "items"},
+    "list": {"kind", "items"},
+    "dict": {"kind", "items"},
+    "dataclass": {"kind", "items", "type"},
+    "constant": {"kind", "value"},
+}
+
+
+def leaf_names(tree: Any) -> list[str]:
+    """The output names in the tree, in order. Raises BundleError where the tree is not as described above."""
+    return list(_leaves(tree, "structure"))
+
+
+def _leaves(tree: Any, where: str) -> Iterator[str]:
+    if not isinstance(tree, Mapping) or tree.get("kind") not in _KEYS:
+        kind = tree.get("kind") if isinstance(tree, Mapping) else tree
+        raise BundleError(f"{where} has the kind {kind!r}; known kinds: {', '.join(_KEYS)}")
+    kind = tree["kind"]
+    if set(tree) != _KEYS[kind]:
+        raise BundleError(f"{where} is a {kind} with the keys {sorted(tree)}; it must have {sorted(_KEYS[kind])}")
+    if kind == "leaf":
+        if not isinstance(tree["name"], str):
+            raise BundleError(f"{where}.name must be an output's name, got {tree['name']!r}")
+        yield tree["name"]
+    elif kind == "constant":
+        if not isinstance(tree["value"], bool | int | float | str | None):
+            raise BundleError(f"{where}.value must be null, a bool, a number or a string, got {tree['value']!r}")
+    else:
+        items = tree["items"]
+        wanted = list if kind in ("tuple", "list") else Mapping
+        if not isinstance(items, wanted | tuple if wanted is list else wanted):
+            raise BundleError(f"{where}.items of a {kind} must be a {'list' if wanted is list else 'mapping'}")
+        for key, item in items.items() if isinstance(items, Mapping) else enumerate(items):
+            yield from _leaves(item, f"{where}.items[{key!r}]")
+
+
+def rebuild(
+    tree: Mapping[str, Any],
+    outputs: Mapping[str, Any],
+    make: Callable[[str, dict[str, Any]], Any] = lambda _type, fields: fields,
+) -> Any:
+    """The outputs in the structure the model returned. `make(type, fields)` makes a dataclass; default: the dict."""
+    kind = tree["kind"]
+    if kind == "leaf":
+        return outputs[tree["name"]]
+    if kind == "constant":
+        return tree["value"]
+    items = tree["items"]
+    if kind in ("tuple", "list"):
+        values = [rebuild(item, outputs, make) for item in items]
+        return tuple(values) if kind == "tuple" else values
+    fields = {key: rebuild(item, outputs, make) for key, item in items.items()}
+    return make(tree["type"], fields) if kind == "dataclass" else fields

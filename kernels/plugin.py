@@ -1,9 +1,10 @@
 """The TensorRT plugin `vitc::VitAttention` version 1, as a Python class.
 
 There are two distributions of TensorRT (`tensorrt`, `tensorrt_rtx`) with the same interfaces and unrelated
-base classes, so the class is made for the module it is given: `register(trt, launch=...)`. The plugin says what
-it takes and gives; the arithmetic is a `Launch`, handed in from outside, which loads the cubin and starts it on
-TensorRT's stream. Without one an engine still builds (TensorRT never calls enqueue then); running it raises.
+base classes, so the class is made for the module it is given: `register(trt, launch=...)`. The plugin says
+what it takes and gives; the arithmetic is a `Launch`, handed in from outside, which loads the cubin and
+starts it on TensorRT's stream. Without one an engine still builds (TensorRT never calls enqueue then); running
+it raises.
 """
 
 from __future__ import annotations
@@ -54,8 +55,8 @@ def output_shape(
     rank = 4 if fields.layout == "bhnd" else 3
     if len(query) != rank:
         raise LoweringError(
-            f"the first input of vitc::VitAttention has {len(query)} dimensions; layout {fields.layout!r} takes "
-            f"{rank}"
+            f"the first input of vitc::VitAttention has {len(query)} dimensions; "
+            f"layout {fields.layout!r} takes {rank}"
         )
     tokens = query[2] if fields.layout == "bhnd" else query[1]
     return [query[0], tokens, arithmetic.constant(fields.num_heads * fields.head_dim)]
@@ -71,9 +72,9 @@ def output_dtype(fields: AttentionFields, input_dtype: str) -> str:
 def dtype_allowed(fields: AttentionFields, position: int, dtypes: Sequence[str]) -> bool:
     """Whether the tensor at `position` (inputs, then the output) may have the dtype it has.
 
-    Looks only at positions up to `position`: what lies beyond is not decided yet when TensorRT asks. q, k and v
-    are INT8 where q_scale > 0, else FP16 or FP32 and all alike; the output is as `output_dtype` says; the bias
-    is FP16 or FP32.
+    Looks only at positions up to `position`: what lies beyond is not decided yet when TensorRT asks. q, k and
+    v are INT8 where q_scale > 0, else FP16 or FP32 and all alike; the output is as `output_dtype` says; the
+    bias is FP16 or FP32.
     """
     dtype = dtypes[position]
     name = (*fields.input_names, "out")[position]
@@ -90,8 +91,8 @@ def check_inputs(fields: AttentionFields, count: int) -> None:
     """Raises `LoweringError` where a node's number of inputs is not what its fields say."""
     if count != len(fields.input_names):
         raise LoweringError(
-            f"vitc::VitAttention has {count} inputs; layout {fields.layout!r} with has_bias={fields.has_bias} "
-            f"takes {len(fields.input_names)}: {', '.join(fields.input_names)}"
+            f"vitc::VitAttention has {count} inputs; layout {fields.layout!r} with has_bias="
+            f"{fields.has_bias} takes {len(fields.input_names)}: {', '.join(fields.input_names)}"
         )
 
 
@@ -105,9 +106,7 @@ def register(trt: ModuleType, *, launch: Launch | None = None) -> None:
         return
     registry, namespace = trt.get_plugin_registry(), attention_spec().plugin_namespace
     if not registry.register_creator(make_creator(trt, launch), namespace):
-        raise LoweringError(
-            f"{trt.__name__} {trt.__version__} did not register the plugin vitc::VitAttention"
-        )
+        raise LoweringError(f"{trt.__name__} {trt.__version__} did not register vitc::VitAttention")
 
 
 def find_creator(trt: ModuleType) -> Any | None:
@@ -197,9 +196,9 @@ def make_creator(trt: Any, launch: Launch | None = None) -> Any:
         ) -> None:
             if launch is None:
                 raise MissingDependencyError(
-                    "this engine calls vitc::VitAttention, whose Python class was registered without a kernel: "
-                    "load the compiled plugin, or call vitc.kernels.plugin.register(trt, launch=...) in a fresh "
-                    "process"
+                    "this engine calls vitc::VitAttention, whose Python class was registered without a "
+                    "kernel: load the compiled plugin, or call vitc.kernels.plugin.register(trt, launch=...) "
+                    "in a fresh process"
                 )
             launch(
                 self.fields,

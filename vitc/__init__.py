@@ -1,3 +1,67 @@
-"""vitc: the compiler that makes Vision Transformers fast on real devices."""
+"""vitc: the compiler that makes Vision Transformers fast on real devices.
+
+>>> import vitc
+>>> compiled = vitc.compile(model, target="orin", calibration=images)
+>>> compiled(x)
+
+Everything is loaded on first use: `import vitc` itself imports no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "CompiledModel": "vitc.compiled",
+    "Dump": "vitc.pipeline.instruments",
+    "Instrument": "vitc.pipeline.instruments",
+    "InternalError": "vitc.errors",
+    "Pass": "vitc.pipeline.base",
+    "Plan": "vitc.compiler",
+    "Program": "vitc.program",
+    "Rewriter": "vitc.graph.rewriter",
+    "Target": "vitc.targets",
+    "VitcError": "vitc.errors",
+    "available_targets": "vitc.targets:available",
+    "compile": "vitc.compiler",
+    "known_passes": "vitc.pipeline.registry",
+    "load": "vitc.runtime",
+    "load_target": "vitc.targets:load",
+    "plan": "vitc.compiler",
+    "register_pass": "vitc.pipeline.registry",
+}
+
+if TYPE_CHECKING:
+    from vitc.compiled import CompiledModel
+    from vitc.compiler import Plan, compile, plan
+    from vitc.errors import InternalError, VitcError
+    from vitc.graph.rewriter import Rewriter
+    from vitc.pipeline.base import Pass
+    from vitc.pipeline.instruments import Dump, Instrument
+    from vitc.pipeline.registry import known_passes, register_pass
+    from vitc.program import Program
+    from vitc.runtime import load
+    from vitc.targets import Target
+    from vitc.targets import available as available_targets
+    from vitc.targets import load as load_target
+
+__all__ = [
+    "CompiledModel", "Dump", "Instrument", "InternalError", "Pass", "Plan", "Program", "Rewriter", "Target", "VitcError",
+    "available_targets", "compile", "known_passes", "load", "load_target", "plan", "register_pass",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'vitc' has no attribute {name!r}")
+    module, _, attribute = _HOMES[name].partition(":")
+    value = getattr(import_module(module), attribute or name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

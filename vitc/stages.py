@@ -33,7 +33,10 @@ class StageSpec:
 _NOT_CANONICAL = {
     name: "is the identity in inference; 'drop-noops' removes it"
     for name in ("aten.clone", "aten.alias", "aten.detach", "aten.dropout", "aten.contiguous", "aten.lift_fresh_copy")
-} | {"aten.batch_norm": "folds into its neighbour; 'fold-batch-norm' does it"}
+} | {
+    name: "folds into its neighbour; 'fold-batch-norm' does it"
+    for name in ("aten.batch_norm", "aten._native_batch_norm_legit_no_training")
+}
 _NOT_TILED = _NOT_CANONICAL | {"aten.scaled_dot_product_attention": "must be vitc.attention; 'tile-attention' does it"}
 
 #: In the order of the pipeline.

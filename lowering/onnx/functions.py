@@ -15,7 +15,7 @@ import onnx
 import torch
 from onnx import AttributeProto, TensorProto, helper
 
-from vitc.kernels.fields import load_spec
+from vitc.kernels.fields import attention_spec
 
 _TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}
 
@@ -71,7 +71,7 @@ class _Body:
 
 def attention_function(signature: Signature, overload: str, opset: int) -> onnx.FunctionProto:
     """The FunctionProto of one form. All arithmetic between an INT8 input and the output is FP32."""
-    spec = load_spec()
+    spec = attention_spec()
     body = _Body()
     inputs = list(spec.layouts[signature.layout]) + (["bias"] if signature.has_bias else [])
     compute = torch.float32 if signature.int8_in else signature.out_type

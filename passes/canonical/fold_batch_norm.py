@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import Rewriter, constant
-from vitc.graph.nodes import is_constant, sole_user
+from vitc.graph.nodes import is_constant, sole_user, val
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
@@ -30,14 +30,15 @@ class FoldBatchNorm(Pass):
     def run(self, program: Program) -> Program:
         rewriter = Rewriter(program.module, self.name)
         for node in list(program.graph.nodes):
-            if node.target is not aten.batch_norm.default or node.args[5]:
+            eps = _inference_eps(node)
+            if eps is None:
                 continue
             weight, bias, mean, variance = (
                 constant(program.module, a) if isinstance(a, Node) else None for a in node.args[1:5]
             )
             if mean is None or variance is None:
                 continue
-            scale = torch.rsqrt(variance.double() + node.args[7])  # type: ignore[operator]
+            scale = torch.rsqrt(variance.double() + eps)
             if weight is not None:
                 scale = scale * weight.double()
             shift = -mean.double() * scale + (bias.double() if bias is not None else 0.0)
@@ -51,13 +52,23 @@ class FoldBatchNorm(Pass):
             if source.target in _WITH_WEIGHT and sole_user(source) is norm and is_constant(source.args[1]):
                 new = _scaled(rewriter, source, scale, shift, dtype)
             else:
-                shape = [1, -1] + [1] * (norm.meta["val"].ndim - 2)
+                shape = [1, -1] + [1] * (val(source).ndim - 2)
                 name = rewriter.unique_name(f"{norm.args[3].target}_scale")  # type: ignore[union-attr]
                 factor = rewriter.parameter(name, scale.to(dtype).reshape(shape))
                 name = rewriter.unique_name(f"{norm.args[3].target}_shift")  # type: ignore[union-attr]
                 offset = rewriter.parameter(name, shift.to(dtype).reshape(shape))
                 new = rewriter.call(aten.add.Tensor, rewriter.call(aten.mul.Tensor, source, factor), offset)
-        rewriter.replace(norm, new)
+        result = norm if norm.target is aten.batch_norm.default else next(iter(norm.users))
+        rewriter.replace(result, new)
+
+
+def _inference_eps(node: Node) -> float | None:
+    """ε of a BatchNorm in inference mode, or None. torch.export writes it with three results, of which one is used."""
+    if node.target is aten.batch_norm.default:
+        return None if node.args[5] else float(node.args[7])  # type: ignore[arg-type]
+    if node.target is aten._native_batch_norm_legit_no_training.default and len(node.users) == 1:
+        return float(node.args[6])  # type: ignore[arg-type]
+    return None
 
 
 def _scaled(rewriter: Rewriter, layer: Node, scale: torch.Tensor, shift: torch.Tensor, dtype: torch.dtype) -> Node:

@@ -1,0 +1,73 @@
+"""Plugin substitution: match → show → replace → compare, on the ONNX graph with onnx-graphsurgeon.
+
+The emitter writes every attention as a call of the function vitc::VitAttention, which any engine can inline. Here those
+the kernel can serve are matched, with the reason for each that is not, and marked for the plugin: TensorRT's parser
+takes the plugin only where a node says `plugin_namespace`, and inlines the function otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_graphsurgeon as gs
+
+from vitc.errors import LoweringError
+from vitc.kernels.fields import attention_spec
+
+#: Head sizes the kernel is compiled for.
+HEAD_DIMS = (32, 64, 72, 80, 96, 128)
+
+
+@dataclass(frozen=True)
+class Match:
+    """One attention of the graph; `refusal` says why the plugin does not take it, or is None."""
+
+    node: str
+    layout: str
+    heads: int
+    head_dim: int
+    int8: bool
+    refusal: str | None = None
+
+
+def match(model: onnx.ModelProto) -> tuple[Match, ...]:
+    """Every VitAttention call, in order, with the verdict."""
+    name = attention_spec().name
+    return tuple(_match(node) for node in gs.import_onnx(model).nodes if node.op == name)
+
+
+def _match(node: gs.Node) -> Match:
+    a = node.attrs
+    refusal = None
+    if a["head_dim"] not in HEAD_DIMS:
+        refusal = f"head size {a['head_dim']} is none of {', '.join(map(str, HEAD_DIMS))}"
+    elif a["q_scale"] == 0 and node.outputs[0].dtype == np.float32:
+        refusal = "float32 in and out; the kernel takes INT8 and FP16"
+    return Match(node.name, a["layout"], a["num_heads"], a["head_dim"], a["q_scale"] > 0, refusal)
+
+
+def show(matches: Sequence[Match]) -> str:
+    """A line for each attention: what it is, and plugin or the reason."""
+    lines = []
+    for m in matches:
+        kind = f"{'int8' if m.int8 else 'float'} {m.layout}, {m.heads} heads of {m.head_dim}"
+        lines.append(f"{m.node}: {kind} → {'plugin' if m.refusal is None else f'no match because {m.refusal}'}")
+    return "\n".join(lines)
+
+
+def replace(model: onnx.ModelProto, matches: Sequence[Match]) -> int:
+    """Marks the matched nodes for the plugin, in place; returns how many."""
+    spec = attention_spec()
+    wanted = {m.node for m in matches if m.refusal is None}
+    marked = 0
+    for node in model.graph.node:
+        if node.op_type == spec.name and node.domain == spec.domain and node.name in wanted:
+            node.attribute.append(onnx.helper.make_attribute("plugin_namespace", spec.plugin_namespace))
+            node.attribute.append(onnx.helper.make_attribute("plugin_version", spec.plugin_version))
+            marked += 1
+    if marked != len(wanted):
+        raise LoweringError(f"{len(wanted)} attentions matched but {marked} were found in the model; match it again")
+    return marked

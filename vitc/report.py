@@ -1,0 +1,62 @@
+"""What a compilation did: passes, sizes, accuracy, time, and what was skipped and how to get it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from vitc.program import JournalEntry
+
+
+@dataclass(frozen=True)
+class Report:
+    """All figures are for batch 1 unless named otherwise; None: not measured or not known."""
+
+    target: str
+    pipeline: str
+    journal: tuple[JournalEntry, ...]
+    parameters: int
+    weight_bytes_before: int
+    weight_bytes_after: int
+    flops: int
+    attentions: tuple[str, ...]
+    predicted_ms: float | None = None
+    engine: str | None = None
+    measured_ms: dict[str, float] = field(default_factory=dict)
+    agreement: dict[str, float] = field(default_factory=dict)
+    decisions: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        data = asdict(self)
+        data["journal"] = [{**asdict(entry), "numbers": dict(entry.numbers)} for entry in self.journal]
+        return data
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self) -> str:
+        """The report as lines of text."""
+        lines = [
+            f"target    {self.target}",
+            f"pipeline  {self.pipeline}",
+            f"weights   {self.weight_bytes_before / 1e6:.1f} MB → {self.weight_bytes_after / 1e6:.1f} MB, "
+            f"{self.parameters / 1e6:.2f} M parameters",
+            f"work      {self.flops / 1e9:.2f} GFLOP an image",
+        ]
+        if self.predicted_ms is not None:
+            lines.append(f"predicted {self.predicted_ms:.2f} ms on {self.target} (cost model, batch 1, not measured)")
+        lines += [f"measured  {name}: {ms:.1f} ms here" for name, ms in self.measured_ms.items()]
+        lines += [f"agreement {name}: {value:.6f}" for name, value in self.agreement.items()]
+        if self.engine:
+            lines.append(f"engine    {self.engine}")
+        lines += [f"decision  {text}" for text in self.decisions]
+        lines += [f"skipped   {text}" for text in self.skipped]
+        lines.append("passes")
+        for entry in self.journal:
+            lines.append(f"  {entry.pass_text:<32} +{entry.created} −{entry.erased} nodes, {entry.seconds:.2f} s")
+            lines += [f"      {note}" for note in entry.notes]
+        if self.attentions:
+            lines += ["attention", *(f"  {line}" for line in self.attentions)]
+        return "\n".join(lines)

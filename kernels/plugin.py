@@ -3,8 +3,8 @@
 There are two distributions of TensorRT (`tensorrt`, `tensorrt_rtx`) with the same interfaces and unrelated
 base classes, so the class is made for the module it is given: `register(trt, launch=...)`. The plugin says
 what it takes and gives; the arithmetic is a `Launch`, handed in from outside, which loads the cubin and
-starts it on TensorRT's stream. Without one an engine still builds (TensorRT never calls enqueue then); running
-it raises.
+starts it on TensorRT's stream. Without one an engine still builds (TensorRT never calls enqueue then), and
+running it raises.
 """
 
 from __future__ import annotations

@@ -47,5 +47,9 @@ def describe(error: Any) -> str:
 
 def _refusal(trt: Any, reasons: list[str]) -> str:
     text = f"{trt.__name__} {trt.__version__} does not take the ONNX model. " + "; ".join(reasons)
-    refusal = getattr(find_creator(trt), "refusal", None)
-    return f"{text}; vitc::VitAttention: {refusal}" if refusal else text
+    creator = find_creator(trt)
+    refusal = getattr(creator, "refusal", None)
+    if creator is None or refusal is None:
+        return text
+    creator.refusal = None  # told once; the next model's failure is another
+    return f"{text}; vitc::VitAttention: {refusal}"

@@ -118,7 +118,7 @@ class Writer:
         return self.as_type(y, self.spelling.weight_scales, want, f"{node}/Cast")
 
     def linear(self, x: str, path: str, fan_in: int, fan_out: int, have: str) -> str:
-        """y = x W + b in `linear_dtype`, W [in, out]. `have` is the type of x; "int8" where it is quantised already."""
+        """y = x W + b in `linear_dtype`, W [in, out]. `have` is the type of x; "int8": quantised already."""
         s, name, dtype = self.spelling, node_path(path), self.spelling.linear_dtype
         values = self.weights(fan_in, fan_out)
         bias = self.constant(f"{path}.bias", self.weights(fan_out).astype(dtype))
@@ -252,7 +252,7 @@ def form(fields: AttentionFields) -> str:
 
 
 def attention_function(fields: AttentionFields, s: Spelling) -> onnx.FunctionProto:
-    """The standard-op body of one form of VitAttention; it reads scales and sizes from the node's attributes."""
+    """The standard-op body of one form of VitAttention; reading scales and sizes off the node."""
     to = helper.np_dtype_to_tensor_dtype(np.dtype(s.attention_dtype))
     nodes: list[onnx.NodeProto] = []
 

@@ -1,4 +1,4 @@
-"""What a caller hands over to be written as a bundle: a plain record, no paths inside the bundle to invent."""
+"""What a caller hands over to be written as a bundle: a plain record, no paths in it to invent."""
 
 from __future__ import annotations
 
@@ -26,10 +26,9 @@ class Golden:
 class BundleContents:
     """Everything that goes into a bundle.
 
-    `model` is the ONNX file's path or its bytes; `external_data` maps the locations it names to the files that hold
-    them (models over 2 GB). `target` and `calibration` are JSON. `plugin` maps paths below `plugin/` to the sources.
-    `dims` gives the range of each named dimension of `inputs` and `outputs`.
-    """
+    `model` is the ONNX file's path or its bytes; `external_data` maps the locations it names to the files
+    that hold them (models over 2 GB). `target` and `calibration` are JSON. `plugin` maps paths below
+    `plugin/` to the sources. `dims` gives the range of each named dimension of `inputs` and `outputs`."""
 
     model: Path | bytes
     pipeline: str

@@ -1,8 +1,7 @@
 """manifest.json ↔ Manifest: strict in both directions.
 
-The file holds one JSON object. `digest` is the SHA-256 of all the rest (keys sorted, no spaces), so a manifest that
-was damaged or edited is refused like any other file; the other files' hashes are in `files`.
-"""
+The file holds one JSON object. `digest` is the SHA-256 of all the rest (keys sorted, no spaces), so a
+manifest that was damaged or edited is refused like any other file; the other files' hashes are in `files`."""
 
 from __future__ import annotations
 
@@ -29,11 +28,11 @@ T = TypeVar("T")
 def dump_manifest(manifest: Manifest) -> bytes:
     """The manifest as the bytes of manifest.json."""
     body = {"format": FORMAT, "schema": SCHEMA, **_plain(manifest)}
-    return json.dumps({**body, "digest": _digest(body)}, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    return _json({**body, "digest": _digest(body)}, indent=1)
 
 
 def _plain(manifest: Manifest) -> dict[str, Any]:
-    plain = {
+    return {
         "vitc": manifest.vitc,
         "pipeline": manifest.pipeline,
         "target": dict(manifest.target),
@@ -49,7 +48,6 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "plugin": list(manifest.plugin),
         "files": {path: asdict(record) for path, record in sorted(manifest.files.items())},
     }
-    return plain
 
 
 def _tensor(info: TensorInfo) -> dict[str, Any]:
@@ -58,27 +56,46 @@ def _tensor(info: TensorInfo) -> dict[str, Any]:
 
 
 def _digest(body: Mapping[str, Any]) -> str:
-    text = json.dumps(body, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(_json(body, sort_keys=True, separators=(",", ":"))).hexdigest()
+
+
+def _json(body: Mapping[str, Any], **form: Any) -> bytes:
+    try:
+        return json.dumps(body, allow_nan=False, default=_mapping, **form).encode("ascii")
+    except (TypeError, ValueError) as error:
+        raise BundleError(f"the contents of a manifest must be JSON: {error}") from error
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    """What json can't write itself: a read-only mapping is a dict to it, anything else an error."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"{value!r} is a {type(value).__name__}")
 
 
 def parse_manifest(data: bytes, source: str) -> Manifest:
     """The manifest in `data`; BundleError, naming `source`, where it is not one this vitc can read."""
     body = _json_object(data, source)
     if body.get("format") != FORMAT:
-        raise BundleError(f"{source} has the format {body.get('format')!r}; a bundle's is {FORMAT!r}: not a vitc bundle")
+        raise BundleError(
+            f"{source} has the format {body.get('format')!r}; a bundle's is {FORMAT!r}: not a vitc bundle"
+        )
     schema = body.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise BundleError(f"{source} has the schema version {schema!r}; it is a whole number from 1 to {SCHEMA}")
+        raise BundleError(
+            f"{source} has the schema version {schema!r}; it is a whole number from 1 to {SCHEMA}"
+        )
     if schema > SCHEMA:
         raise BundleError(
-            f"{source} has schema version {schema} (written by vitc {body.get('vitc')}); this vitc reads up to "
-            f"{SCHEMA}: upgrade vitc, or compile again with this one"
+            f"{source} has schema version {schema} (written by vitc {body.get('vitc')}); this vitc reads up "
+            f"to {SCHEMA}: upgrade vitc, or compile again with this one"
         )
     stated = body.pop("digest", None)
     found = _digest(body)
     if stated != found:
-        raise BundleError(f"{source} is damaged: it states the digest {stated!r}, its contents have {found!r}")
+        raise BundleError(
+            f"{source} is damaged: it states the digest {stated!r}, its contents have {found!r}"
+        )
     reader = _Reader(body, source)
     return _manifest(reader)
 
@@ -91,7 +108,9 @@ def _json_object(data: bytes, source: str) -> dict[str, Any]:
     except _DoubleKeyError as error:
         raise BundleError(f"{source} is damaged: {error}") from error
     if not isinstance(body, dict):
-        raise BundleError(f"{source} holds a JSON {type(body).__name__}; a manifest is an object: not a vitc bundle")
+        raise BundleError(
+            f"{source} holds a JSON {type(body).__name__}; a manifest is an object: not a vitc bundle"
+        )
     return body
 
 
@@ -103,7 +122,9 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     body = dict(pairs)
     if len(body) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _DoubleKeyError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
+        raise _DoubleKeyError(
+            f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object"
+        )
     return body
 
 
@@ -132,7 +153,9 @@ class _Reader:
         return [read(self._inner(item, f"{key}[{i}]")) for i, item in enumerate(self.take(key, list))]
 
     def table(self, key: str, read: Callable[[_Reader], T]) -> dict[str, T]:
-        return {name: read(self._inner(item, f"{key}[{name!r}]")) for name, item in self.take(key, dict).items()}
+        return {
+            name: read(self._inner(item, f"{key}[{name!r}]")) for name, item in self.take(key, dict).items()
+        }
 
     def strings(self, key: str) -> dict[str, str]:
         table = self.take(key, dict)
@@ -156,7 +179,9 @@ def _manifest(r: _Reader) -> Manifest:
         outputs=tuple(r.each("outputs", _read_tensor)),
         structure=r.take("structure", dict),
         dims=r.table("dims", lambda d: Dim(d.take("min", int), d.take("max", int))),
-        tensorrt=None if r.take("tensorrt", dict, type(None)) is None else _read_versions(r.inner("tensorrt")),
+        tensorrt=None
+        if r.take("tensorrt", dict, type(None)) is None
+        else _read_versions(r.inner("tensorrt")),
         tolerance=_read_tolerance(r.inner("tolerance")),
         golden=tuple(r.each("golden", lambda g: GoldenFiles(g.strings("inputs"), g.strings("outputs")))),
         calibration=r.take("calibration", str, type(None)),
@@ -168,7 +193,9 @@ def _manifest(r: _Reader) -> Manifest:
         checked(path, r.where)
     for path in _named_files(manifest):
         if path not in manifest.files:
-            raise BundleError(f"{r.where} uses the file {path!r} but does not list it; listed: {sorted(manifest.files)}")
+            raise BundleError(
+                f"{r.where} uses the file {path!r} but does not list it; listed: {sorted(manifest.files)}"
+            )
     return manifest
 
 

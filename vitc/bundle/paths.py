@@ -7,7 +7,14 @@ from pathlib import Path
 from vitc.errors import BundleError
 
 # Names Windows gives to devices: a file called so can't be written there.
-_DEVICES = {"con", "prn", "aux", "nul", *(f"com{i}" for i in range(1, 10)), *(f"lpt{i}" for i in range(1, 10))}
+_DEVICES = {
+    "con",
+    "prn",
+    "aux",
+    "nul",
+    *(f"com{i}" for i in range(1, 10)),
+    *(f"lpt{i}" for i in range(1, 10)),
+}
 
 
 def checked(path: str, source: str) -> str:
@@ -25,8 +32,8 @@ def checked(path: str, source: str) -> str:
         or any(part.split(".")[0].lower() in _DEVICES for part in parts)
     ):
         raise BundleError(
-            f"{source} names the file {path!r}; a bundle's files have relative paths inside it, with '/' between "
-            f"the parts and none of them '..'"
+            f"{source} names the file {path!r}; a bundle's files have relative paths inside it, with '/' "
+            f"between the parts and none of them '..'"
         )
     return path
 

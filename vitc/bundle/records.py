@@ -26,16 +26,18 @@ class Dim:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.max:
-            raise BundleError(f"a dimension's range must have 1 <= min <= max, got min {self.min}, max {self.max}")
+            raise BundleError(
+                f"a dimension's range must have 1 <= min <= max, got min {self.min}, max {self.max}"
+            )
 
 
 @dataclass(frozen=True)
 class TensorInfo:
     """One input or output of the model.
 
-    `shape` holds integers, and names ("batch") for dynamic dimensions. `preprocessing` is free JSON that says how
-    to make the input from an image (mean, std, size, interpolation), as the model's own configuration has it.
-    """
+    `shape` holds integers, and names ("batch") for dynamic dimensions. `preprocessing` is free JSON that
+    says how to make the input from an image (mean, std, size, interpolation), as the model's own
+    configuration has it."""
 
     name: str
     dtype: str
@@ -46,15 +48,19 @@ class TensorInfo:
         if not self.name:
             raise BundleError("an input or output needs a name, got ''")
         if self.dtype not in DTYPES:
-            raise BundleError(f"tensor {self.name!r} has dtype {self.dtype!r}; a bundle knows: {', '.join(DTYPES)}")
+            raise BundleError(
+                f"tensor {self.name!r} has dtype {self.dtype!r}; a bundle knows: {', '.join(DTYPES)}"
+            )
         for size in self.shape:
             if isinstance(size, bool) or not isinstance(size, int | str) or size == "" or size == 0:
                 raise BundleError(
-                    f"tensor {self.name!r} has the dimension {size!r} in {list(self.shape)}; a dimension is a "
-                    f"positive integer or the name of a dynamic one"
+                    f"tensor {self.name!r} has the dimension {size!r} in {list(self.shape)}; a dimension is "
+                    f"a positive integer or the name of a dynamic one"
                 )
             if isinstance(size, int) and size < 0:
-                raise BundleError(f"tensor {self.name!r} has the negative dimension {size} in {list(self.shape)}")
+                raise BundleError(
+                    f"tensor {self.name!r} has the negative dimension {size} in {list(self.shape)}"
+                )
 
 
 @dataclass(frozen=True)
@@ -69,7 +75,9 @@ class VersionRange:
             if not _VERSION.fullmatch(text):
                 raise BundleError(f"a TensorRT version is numbers with dots between, like 10.3; got {text!r}")
         if not _version(self.min) < _version(self.below):
-            raise BundleError(f"a version range must have min < below, got min {self.min}, below {self.below}")
+            raise BundleError(
+                f"a version range must have min < below, got min {self.min}, below {self.below}"
+            )
 
     def __contains__(self, version: str) -> bool:
         numbers = _version(version)
@@ -89,8 +97,8 @@ def _version(text: str) -> tuple[int, ...]:
 class Tolerance:
     """How near an output must come to its golden one for the self-check to pass.
 
-    `cosine` is a lower bound of the cosine similarity, `relative` an upper bound of ||got - golden||2 / ||golden||2.
-    """
+    `cosine` is a lower bound of the cosine similarity, `relative` an upper bound of ||got - golden||2 /
+    ||golden||2."""
 
     cosine: float = 0.9999
     relative: float = 0.01
@@ -142,28 +150,36 @@ class Manifest:
         outputs = [info.name for info in self.outputs]
         for name in leaf_names(self.structure):
             if name not in outputs:
-                raise BundleError(f"the output structure names {name!r}; the outputs are: {', '.join(outputs)}")
+                raise BundleError(
+                    f"the output structure names {name!r}; the outputs are: {', '.join(outputs)}"
+                )
         for pair in self.golden:
-            for kind, tensors, infos in (("inputs", pair.inputs, self.inputs), ("outputs", pair.outputs, self.outputs)):
+            for kind, tensors, infos in (
+                ("inputs", pair.inputs, self.inputs),
+                ("outputs", pair.outputs, self.outputs),
+            ):
                 if set(tensors) != {info.name for info in infos}:
                     raise BundleError(
-                        f"a golden pair has the {kind} {sorted(tensors)}; the model has {[i.name for i in infos]}"
+                        f"a golden pair has the {kind} {sorted(tensors)}; "
+                        f"the model has {[info.name for info in infos]}"
                     )
 
     def _check_tensors(self) -> None:
         if not self.inputs or not self.outputs:
             raise BundleError(
-                f"a bundle needs at least one input and one output, got {len(self.inputs)} and {len(self.outputs)}"
+                f"a bundle needs at least one input and one output, "
+                f"got {len(self.inputs)} and {len(self.outputs)}"
             )
         for kind, infos in (("input", self.inputs), ("output", self.outputs)):
             names = [info.name for info in infos]
             doubles = sorted({name for name in names if names.count(name) > 1})
             if doubles:
                 raise BundleError(f"two {kind}s have the same name: {', '.join(doubles)}")
-            for info in infos:
+            # An output may have a size derived from a dynamic one ("dim(4*batch)"): only inputs need a range.
+            for info in infos if kind == "input" else ():
                 for size in info.shape:
                     if isinstance(size, str) and size not in self.dims:
                         raise BundleError(
-                            f"{kind} {info.name!r} has the dynamic dimension {size!r}; the bundle gives a range for: "
-                            f"{', '.join(sorted(self.dims)) or '(none)'}"
+                            f"{kind} {info.name!r} has the dynamic dimension {size!r}; the bundle has a "
+                            f"range for: {', '.join(sorted(self.dims)) or '(none)'}"
                         )

@@ -5,7 +5,8 @@
 | `leaf` | `name`: an output's name | that output |
 | `tuple`, `list` | `items`: trees | tuple, list |
 | `dict` | `items`: name -> tree | dict |
-| `dataclass` | `items`: field -> tree, `type`: "module:Class" | dict: the class is not imported, it may not be there |
+| `dataclass` | `items`: field -> tree, `type`: "module:Class" | dict: the class is not imported, it may not
+be there |
 | `constant` | `value`: null, bool, number or string | the value |
 
 A caller that has the class (`vitc.compile`, beside torch) may pass `make=` to `rebuild` and get it back.
@@ -39,19 +40,25 @@ def _leaves(tree: Any, where: str) -> Iterator[str]:
         raise BundleError(f"{where} has the kind {kind!r}; known kinds: {', '.join(_KEYS)}")
     kind = tree["kind"]
     if set(tree) != _KEYS[kind]:
-        raise BundleError(f"{where} is a {kind} with the keys {sorted(tree)}; it must have {sorted(_KEYS[kind])}")
+        raise BundleError(
+            f"{where} is a {kind} with the keys {sorted(tree)}; it must have {sorted(_KEYS[kind])}"
+        )
     if kind == "leaf":
         if not isinstance(tree["name"], str):
             raise BundleError(f"{where}.name must be an output's name, got {tree['name']!r}")
         yield tree["name"]
     elif kind == "constant":
         if not isinstance(tree["value"], bool | int | float | str | None):
-            raise BundleError(f"{where}.value must be null, a bool, a number or a string, got {tree['value']!r}")
+            raise BundleError(
+                f"{where}.value must be null, a bool, a number or a string, got {tree['value']!r}"
+            )
     else:
         items = tree["items"]
         wanted = list if kind in ("tuple", "list") else Mapping
         if not isinstance(items, wanted | tuple if wanted is list else wanted):
-            raise BundleError(f"{where}.items of a {kind} must be a {'list' if wanted is list else 'mapping'}")
+            raise BundleError(
+                f"{where}.items of a {kind} must be a {'list' if wanted is list else 'mapping'}"
+            )
         for key, item in items.items() if isinstance(items, Mapping) else enumerate(items):
             yield from _leaves(item, f"{where}.items[{key!r}]")
 
@@ -61,7 +68,9 @@ def rebuild(
     outputs: Mapping[str, Any],
     make: Callable[[str, dict[str, Any]], Any] = lambda _type, fields: fields,
 ) -> Any:
-    """The outputs in the structure the model returned. `make(type, fields)` makes a dataclass; default: the dict."""
+    """The outputs in the structure the model returned. `make(type, fields)` makes a dataclass; default: the
+    dict.
+    """
     kind = tree["kind"]
     if kind == "leaf":
         return outputs[tree["name"]]

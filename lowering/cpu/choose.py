@@ -1,0 +1,93 @@
+"""Which engine runs a model on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from vitc.errors import MissingDependencyError, VitcError, unknown
+from vitc.lowering.cpu.engine import Array, Engine
+from vitc.lowering.cpu.machine import int8_dot
+from vitc.lowering.cpu.onnxruntime_engine import OnnxRuntimeEngine
+from vitc.lowering.cpu.openvino_engine import OpenVinoEngine
+from vitc.lowering.cpu.prepare import prepared
+
+ENGINES = ("onnxruntime", "openvino")
+
+_CLASSES: dict[str, Callable[[Path | bytes, int | None], Engine]] = {
+    "onnxruntime": OnnxRuntimeEngine,
+    "openvino": OpenVinoEngine,
+}
+
+
+def available() -> dict[str, str | None]:
+    """Each engine, and why it can't be used here (None: it can)."""
+    reasons: dict[str, str | None] = {}
+    for name in ENGINES:
+        absent = [package for package in (name, "onnx") if importlib.util.find_spec(package) is None]
+        reasons[name] = f"not installed: pip install {' '.join(absent)}" if absent else None
+    return reasons
+
+
+def preferred() -> str:
+    """The engine `auto` means here: what the measurements say for this processor, if it is installed.
+
+    On x86 with VNNI OpenVINO is the faster in FP32 and INT8; without VNNI, and on ARM, ONNX Runtime is, and
+    its INT8 is exact. See docs/decisions/0030-cpu-engine.md."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    order = ("openvino", "onnxruntime") if x86 and int8_dot() else ("onnxruntime", "openvino")
+    reasons = available()
+    for name in order:
+        if reasons[name] is None:
+            return name
+    raise MissingDependencyError(
+        "running a model on the CPU needs an engine, and none is installed: "
+        + "; ".join(f"{name}: {reason}" for name, reason in reasons.items())
+    )
+
+
+def open_engine(model: Path | str | bytes, engine: str = "auto", threads: int | None = None) -> Engine:
+    """An engine for an ONNX model, given by path or bytes (over 2 GB: by path, with its external data
+    beside it).
+
+    Args:
+        engine: `onnxruntime`, `openvino`, or `auto`: see `preferred`.
+        threads: how many to compute with; None: what the engine takes by default, all cores.
+
+    Raises:
+        VitcError: an unknown engine, or a number of threads below 1.
+        MissingDependencyError: the engine, or onnx, is not installed.
+        BuildError: the engine does not take the model.
+    """
+    if threads is not None and threads < 1:
+        raise VitcError(f"an engine needs at least 1 thread, got {threads}; None takes all cores")
+    if engine != "auto" and engine not in ENGINES:
+        raise VitcError(unknown("CPU engine", engine, (*ENGINES, "auto")))
+    name = preferred() if engine == "auto" else engine
+    source = model if isinstance(model, bytes) else Path(model)
+    with prepared(source, name) as ready:
+        return _CLASSES[name](ready, threads)
+
+
+def rank_engines(
+    model: Path | str | bytes, feeds: Mapping[str, Array], threads: int | None = None, rounds: int = 5
+) -> dict[str, float]:
+    """Seconds for one inference on each engine installed here, fastest first.
+
+    The engines take turns, so that what else the machine does falls on all alike; the figure is the least of
+    `rounds` turns, each preceded by a call that is not counted.
+    """
+    engines = [open_engine(model, name, threads) for name, reason in available().items() if reason is None]
+    best = {engine.name: float("inf") for engine in engines}
+    for _ in range(rounds):
+        for engine in engines:
+            engine.run(feeds)
+            start = time.perf_counter()
+            engine.run(feeds)
+            best[engine.name] = min(best[engine.name], time.perf_counter() - start)
+    for engine in engines:
+        engine.close()
+    return dict(sorted(best.items(), key=lambda item: item[1]))

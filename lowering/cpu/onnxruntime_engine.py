@@ -1,0 +1,75 @@
+"""ONNX Runtime as a CPU engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vitc.errors import BuildError, InputError, missing
+from vitc.lowering.cpu.engine import Array, Port, no_longer_open
+from vitc.lowering.cpu.machine import int8_saturates
+
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(double)": "float64",
+    "tensor(int8)": "int8",
+    "tensor(uint8)": "uint8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(bool)": "bool",
+}
+
+
+class OnnxRuntimeEngine:
+    """`InferenceSession.run` is thread-safe by contract, so nothing is locked here."""
+
+    name = "onnxruntime"
+
+    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+        ort = _import()
+        self.version: str = ort.__version__
+        options = ort.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        if int8_saturates():
+            # AVX2's vpmaddubsw adds two u8 x s8 products in 16 bits and saturates: large weights under large
+            # activations come out wrong by up to 100 %. This makes the weights unsigned, whose kernel is
+            # exact.
+            options.add_session_config_entry("session.x64quantprecision", "1")
+        try:
+            self._session: Any = ort.InferenceSession(
+                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+            )
+        # ONNX Runtime's exceptions share no base but this one.
+        except Exception as error:
+            raise BuildError(f"ONNX Runtime {self.version} could not load the model: {error}") from error
+        self.inputs = tuple(_port(arg) for arg in self._session.get_inputs())
+        self.outputs = tuple(_port(arg) for arg in self._session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        session = self._session
+        if session is None:
+            raise InputError(no_longer_open(self.name))
+        names = [port.name for port in self.outputs]
+        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+
+    def close(self) -> None:
+        self._session = None
+
+
+def _port(arg: Any) -> Port:
+    # An unnamed dynamic dimension is None: give it the name the other engines would.
+    shape = tuple(size if isinstance(size, int | str) else "?" for size in arg.shape)
+    return Port(arg.name, _DTYPES.get(arg.type, arg.type), shape)
+
+
+def _import() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise missing("onnxruntime", "the CPU engine 'onnxruntime'") from error
+    return onnxruntime

@@ -1,0 +1,79 @@
+"""OpenVINO as a CPU engine."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitc.errors import BuildError, InputError, missing
+from vitc.lowering.cpu.engine import Array, Port, no_longer_open, port_dtype
+
+
+class OpenVinoEngine:
+    """An infer request serves one call at a time, so each call takes one from a pool that grows to the
+    number of threads calling at once."""
+
+    name = "openvino"
+
+    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+        ov = _import()
+        self.version: str = ov.__version__
+        # One stream over all threads: the answer to one image as early as can be.
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+        if threads is not None:
+            config["INFERENCE_NUM_THREADS"] = threads
+        core = ov.Core()
+        try:
+            network = core.read_model(model if isinstance(model, bytes) else str(model))
+            self._compiled: Any = core.compile_model(network, "CPU", config)
+        except RuntimeError as error:
+            raise BuildError(f"OpenVINO {self.version} could not load the model: {error}") from error
+        self.inputs = tuple(_port(port) for port in self._compiled.inputs)
+        self.outputs = tuple(_port(port) for port in self._compiled.outputs)
+        self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        with self._request() as request:
+            # share_inputs: the arrays outlive this call, so they need not be copied in. The results must be
+            # copied out, before another call writes over them.
+            results = request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+            return {port.name: np.array(results[i]) for i, port in enumerate(self.outputs)}
+
+    @contextmanager
+    def _request(self) -> Iterator[Any]:
+        compiled = self._compiled
+        if compiled is None:
+            raise InputError(no_longer_open(self.name))
+        try:
+            request = self._idle.get_nowait()
+        except queue.Empty:
+            request = compiled.create_infer_request()
+        try:
+            yield request
+        finally:
+            self._idle.put(request)
+
+    def close(self) -> None:
+        self._compiled = None
+        self._idle = queue.SimpleQueue()
+
+
+def _port(port: Any) -> Port:
+    shape = tuple(
+        size.get_length() if size.is_static else (size.to_string() or "?")
+        for size in port.get_partial_shape()
+    )
+    return Port(port.get_any_name(), port_dtype(port.get_element_type().to_dtype()), shape)
+
+
+def _import() -> Any:
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing("openvino", "the CPU engine 'openvino'") from error
+    return openvino

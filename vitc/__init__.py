@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BatchRange": "vitc.program",
     "CompiledModel": "vitc.compiled",
     "Dump": "vitc.pipeline.instruments",
     "Instrument": "vitc.pipeline.instruments",
@@ -42,14 +43,14 @@ if TYPE_CHECKING:
     from vitc.pipeline.base import Pass
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass
-    from vitc.program import Program
+    from vitc.program import BatchRange, Program
     from vitc.runtime import load
     from vitc.targets import Target
     from vitc.targets import available as available_targets
     from vitc.targets import load as load_target
 
 __all__ = [
-    "CompiledModel", "Dump", "Instrument", "InternalError", "Pass", "Plan", "Program", "Rewriter", "Target", "VitcError",
+    "BatchRange", "CompiledModel", "Dump", "Instrument", "InternalError", "Pass", "Plan", "Program", "Rewriter", "Target", "VitcError",
     "available_targets", "compile", "known_passes", "load", "load_target", "plan", "register_pass",
 ]  # fmt: skip
 

@@ -1,0 +1,213 @@
+"""The command line: the Python names as commands.
+
+Exit codes: 0 done, 1 a user error (the message says what to do), 2 a wrong command line, 3 a self-check or proof failed.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from vitc.errors import InputError, VitcError
+
+app = typer.Typer(help="Makes Vision Transformers fast on real devices.", no_args_is_help=True, add_completion=False)
+
+Model = Annotated[str, typer.Argument(help="timm:NAME, hf:NAME, torchvision:NAME, file.py:factory, or a .pt2 file")]
+TargetName = Annotated[str, typer.Option("--target", "-t", help="a name from 'vitc targets', or a .toml file")]
+Calibration = Annotated[Optional[Path], typer.Option(help=".npy file [n, C, H, W] of preprocessed float32 images")]  # noqa: UP045
+Pipeline = Annotated[Optional[str], typer.Option(help="passes instead of the default ones")]  # noqa: UP045
+DumpFolder = Annotated[Optional[Path], typer.Option("--dump", help="folder for the graph after each pass")]  # noqa: UP045
+Random = Annotated[bool, typer.Option("--random-weights", help="do not load pretrained weights")]
+PassFile = Annotated[Optional[list[Path]], typer.Option("--passes", help="Python files that register passes")]  # noqa: UP045
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+
+
+@app.command()
+def compile(  # noqa: A001
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="where the bundle goes")],
+    target: TargetName = "cpu",
+    calibration: Calibration = None,
+    pipeline: Pipeline = None,
+    dump: DumpFolder = None,
+    random_weights: Random = False,
+    passes: PassFile = None,
+    as_json: AsJson = False,
+) -> None:
+    """Compile a model and save its bundle."""
+    import vitc
+    from vitc.models import load_model
+
+    _load_pass_files(passes)
+    compiled = vitc.compile(
+        load_model(model, not random_weights), target, calibration=_images(calibration), pipeline=pipeline, dump=dump,
+        progress=not as_json,
+    )  # fmt: skip
+    bundle = compiled.save(out, "file" if out.suffix == ".vitc" else "folder")
+    _print({**compiled.report().to_dict(), "bundle": str(bundle.path)}, f"{compiled.report()}\nbundle    {bundle.path}", as_json)
+
+
+@app.command()
+def plan(
+    model: Model,
+    target: TargetName = "cpu",
+    calibration: Calibration = None,
+    pipeline: Pipeline = None,
+    dump: DumpFolder = None,
+    random_weights: Random = False,
+    passes: PassFile = None,
+    prove: Annotated[bool, typer.Option(help="also build the network with TensorRT-RTX, without a GPU")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what compile would do, without building an engine."""
+    import vitc
+    from vitc.models import load_model
+
+    _load_pass_files(passes)
+    made = vitc.plan(
+        load_model(model, not random_weights), target, calibration=_images(calibration), pipeline=pipeline, dump=dump,
+        progress=not as_json,
+    )  # fmt: skip
+    data, text = made.report.to_dict(), str(made.report)
+    if prove:
+        engine = made.prove()
+        data["layers"] = engine.layers.summary()
+        counts = ", ".join(f"{n} {kind}" for kind, n in engine.layers.summary().items())
+        text += f"\nproof     {engine.distribution} {engine.version}, {engine.capability}: {counts}"
+    _print(data, text, as_json)
+
+
+@app.command()
+def dump(model: Model, out: Path, target: TargetName = "cpu", pipeline: Pipeline = None, random_weights: Random = False) -> None:
+    """Write the graph after each pass as text into a folder."""
+    import vitc
+    from vitc.models import load_model
+
+    vitc.plan(load_model(model, not random_weights), target, pipeline=pipeline, dump=out)
+    for path in sorted(out.glob("[0-9][0-9]-*.txt")):
+        print(path)
+
+
+@app.command()
+def diff(before: Path, after: Path) -> None:
+    """Compare two graph dumps line by line."""
+    import difflib
+
+    for path in (before, after):
+        if not path.is_file():
+            raise InputError(f"there is no dump {str(path)!r}; make some with: vitc dump MODEL FOLDER")
+    lines = difflib.unified_diff(
+        before.read_text().splitlines(), after.read_text().splitlines(), str(before), str(after), lineterm="", n=1
+    )
+    for line in lines:
+        print(line)
+
+
+@app.command()
+def targets(as_json: AsJson = False) -> None:
+    """List the known targets."""
+    from vitc.targets import available, load
+
+    rows = [load(name) for name in available()]
+    text = "\n".join(f"{t.name:<12} {t.title}" for t in rows)
+    _print([t.to_dict() for t in rows], text, as_json)
+
+
+@app.command(name="passes")
+def list_passes(passes: PassFile = None, as_json: AsJson = False) -> None:
+    """List the known passes with their options."""
+    from vitc.pipeline.registry import known_passes, options_of
+
+    _load_pass_files(passes)
+    data = [
+        {"name": name, "needs": cls.needs, "gives": cls.gives, "options": list(options_of(cls)), "doc": (cls.__doc__ or "").strip()}
+        for name, cls in known_passes().items()
+    ]
+    lines = []
+    for row in data:
+        options = f"{{{','.join(row['options'])}}}" if row["options"] else ""
+        first = str(row["doc"]).split("\n", 1)[0]
+        lines.append(f"{row['name']}{options}\n    {first}")
+    _print(data, "\n".join(lines), as_json)
+
+
+@app.command()
+def doctor(as_json: AsJson = False) -> None:
+    """Say what is installed, which targets can be built here, and why the others can't."""
+    from vitc.doctor import examine
+
+    findings = examine()
+    _print(findings, "\n".join(f"{name:<22} {text}" for name, text in findings.items()), as_json)
+
+
+def _runtime(*arguments: str) -> None:
+    from vitc.runtime.__main__ import main as runtime_main
+
+    code = runtime_main(list(arguments))
+    if code:
+        raise typer.Exit(code)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def build(context: typer.Context, bundle: Path) -> None:
+    """Build a bundle's engine on this machine."""
+    _runtime("build", str(bundle), *context.args)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def run(context: typer.Context, bundle: Path) -> None:
+    """Run a bundle on arrays."""
+    _runtime("run", str(bundle), *context.args)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def bench(context: typer.Context, bundle: Path) -> None:
+    """Time a bundle on this machine."""
+    _runtime("bench", str(bundle), *context.args)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def check(context: typer.Context, bundle: Path) -> None:
+    """Run a bundle's self-check against its golden outputs."""
+    _runtime("check", str(bundle), *context.args)
+
+
+def _images(path: Path | None) -> Any:
+    import numpy as np
+
+    if path is None:
+        return None
+    if not path.is_file():
+        raise InputError(f"there is no calibration file {str(path)!r}; save one with numpy.save(path, images)")
+    return np.load(path, allow_pickle=False)
+
+
+def _load_pass_files(paths: list[Path] | None) -> None:
+    """Running a file registers its passes."""
+    import runpy
+
+    for path in paths or ():
+        if not path.is_file():
+            raise InputError(f"there is no file of passes {str(path)!r}")
+        runpy.run_path(str(path), run_name=path.stem)
+
+
+def _print(data: Any, text: str, as_json: bool) -> None:
+    print(json.dumps(data, indent=2, default=str) if as_json else text)
+
+
+def main() -> None:
+    """Entry point: user errors become one line on stderr and exit code 1."""
+    try:
+        app()
+    except VitcError as error:
+        print(f"vitc: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""The compiled model: callable here, saved for the device."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from vitc.bundle import BundleContents, Dim, Golden, TensorInfo, Tolerance, VersionRange, write_bundle
+from vitc.errors import InputError
+from vitc.lowering.cpu import Engine, open_engine
+from vitc.lowering.onnx.model import OnnxModel, TensorSpec, weight_bytes
+from vitc.program import BatchRange, Program
+from vitc.report import Report
+from vitc.structure import bind, json_tree, rebuild
+
+if TYPE_CHECKING:
+    from vitc.bundle import Bundle
+    from vitc.compiler import Plan
+
+#: How near the device's FP16/INT8 outputs must come to the golden ones.
+_TOLERANCE = {"fp32": Tolerance(0.9999, 0.01), "fp16": Tolerance(0.999, 0.05), "int8": Tolerance(0.99, 0.15)}
+
+
+@dataclass(frozen=True)
+class CompiledModel:
+    """Calls run the lowered graph on this machine's CPU engine, whatever the target; several threads may call at once.
+
+    `program`, `onnx` and `engine` are the graph after all passes, the ONNX model, and the engine behind calls.
+    """
+
+    program: Program
+    onnx: OnnxModel
+    engine: Engine
+    _report: Report
+    _example: tuple[torch.Tensor, ...]
+
+    @classmethod
+    def from_plan(cls, plan: Plan) -> CompiledModel:
+        """Opens this machine's engine for a plan."""
+        engine = _open(plan.onnx)
+        target = plan.program.target
+        label = f"{engine.name} {engine.version}"
+        if target.kind != "cpu":
+            label += f": the same graph here; the engine for {target.name} is built by the bundle's build.sh on the device"
+        report = replace(plan.report, engine=label)
+        return cls(plan.program, plan.onnx, engine, report, plan.original.example_inputs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns, in the model's own structure; torch tensors, or NumPy arrays if all inputs are.
+
+        Raises InputError for an unknown, missing or doubled input, a wrong shape, dtype or batch size.
+        """
+        bound = bind(self.program, args, kwargs)
+        as_numpy = all(isinstance(v, np.ndarray) for v in bound.values())
+        feeds = {s.name: _checked(s, bound[s.name], self.program.batch) for s in self.onnx.inputs}
+        results = self.engine.run(feeds)
+        arrays = [results[s.name] for s in self.onnx.outputs]
+        return rebuild(self.program, arrays if as_numpy else [torch.from_numpy(a) for a in arrays])
+
+    def report(self) -> Report:
+        """What happened: passes, sizes, decisions, times."""
+        return self._report
+
+    def with_report(self, report: Report) -> CompiledModel:
+        return replace(self, _report=report)
+
+    def decided(self, text: str) -> CompiledModel:
+        """A copy whose report has one more decision."""
+        return self.with_report(replace(self._report, decisions=(*self._report.decisions, text)))
+
+    def benchmark(self, batch: int = 1, rounds: int = 20) -> dict[str, float]:
+        """Latency of a call here, in ms: the median, and the 90th and 99th percentile of `rounds`, after 2 warm-ups."""
+        inputs = [_resized(t, batch) for t in self._example]
+        times = []
+        for i in range(rounds + 2):
+            started = time.perf_counter()
+            self(*inputs)
+            if i >= 2:
+                times.append(1e3 * (time.perf_counter() - started))
+        p50, p90, p99 = (float(v) for v in np.percentile(times, (50, 90, 99)))
+        return {"p50_ms": p50, "p90_ms": p90, "p99_ms": p99, "images_per_s": 1e3 * batch / p50}
+
+    def save(self, path: str | Path, form: str = "folder") -> Bundle:
+        """Writes the bundle for the device; `form` is 'folder' or 'file'. Returns it as read back and checked."""
+        with tempfile.TemporaryDirectory(prefix="vitc-") as folder:
+            model = Path(folder) / "model.onnx"
+            self.onnx.save(model)
+            data = model.with_name(f"{model.name}.data")
+            external = {data.name: data} if data.exists() else {}
+            return write_bundle(path, self._contents(model, external), form)  # type: ignore[arg-type]
+
+    def _contents(self, model: Path, external: dict[str, Path]) -> BundleContents:
+        batch = self.program.batch
+        target = self.program.target
+        versions = None
+        if target.tensorrt_min is not None and target.tensorrt_max is not None:
+            versions = VersionRange(target.tensorrt_min, _next_major(target.tensorrt_max))
+        precision = "int8" if self.program.stage == "quantized" else target.default_precision
+        return BundleContents(
+            model=model,
+            pipeline=self._report.pipeline,
+            target=target.to_dict(),
+            inputs=tuple(_info(s) for s in self.onnx.inputs),
+            outputs=tuple(_info(s) for s in self.onnx.outputs),
+            structure=json_tree(self.program),
+            dims={"batch": Dim(batch.min, batch.max)} if batch is not None else {},
+            external_data=external,
+            tensorrt=versions,
+            tolerance=_TOLERANCE[precision],
+            golden=(self._golden(),),
+            calibration={"ranges": dict(self.program.ranges)} if self.program.ranges else None,
+        )
+
+    def _golden(self) -> Golden:
+        """The example's first image, and what the FX graph, not the engine, makes of it."""
+        example = self._example if self.program.batch is None else tuple(t[:1] for t in self._example)
+        with torch.no_grad():
+            leaves = torch.utils._pytree.tree_leaves(self.program.module(*example))
+        outputs = [t for t in leaves if isinstance(t, torch.Tensor)]
+        return Golden(
+            {s.name: t.numpy() for s, t in zip(self.onnx.inputs, example, strict=True)},
+            {s.name: t.contiguous().numpy() for s, t in zip(self.onnx.outputs, outputs, strict=True)},
+        )
+
+
+def _open(model: OnnxModel) -> Engine:
+    if weight_bytes(model.proto) < 2**30:
+        return open_engine(model.proto.SerializeToString())
+    with tempfile.TemporaryDirectory(prefix="vitc-") as folder:
+        path = Path(folder) / "model.onnx"
+        model.save(path)
+        return open_engine(path)
+
+
+def _checked(spec: TensorSpec, value: Any, batch: BatchRange | None) -> np.ndarray[Any, Any]:
+    """The value as a C-ordered array, if it is what the input takes."""
+    if not isinstance(value, (torch.Tensor, np.ndarray)):
+        raise InputError(f"input {spec.name!r} must be a torch tensor or NumPy array, got {type(value).__name__}")
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    shape = "[" + ", ".join(map(str, spec.shape)) + "]"
+    wanted = str(spec.dtype).removeprefix("torch.")
+    if array.dtype.name != wanted:
+        raise InputError(f"input {spec.name!r} has dtype {array.dtype.name}, the model takes {wanted}; convert it first")
+    fits = len(array.shape) == len(spec.shape) and all(
+        isinstance(want, str) or want == got for want, got in zip(spec.shape, array.shape, strict=True)
+    )
+    if not fits:
+        raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, the model takes {shape}")
+    if batch is not None and spec.shape[0] == "batch" and not batch.min <= array.shape[0] <= batch.max:
+        raise InputError(
+            f"input {spec.name!r} has batch size {array.shape[0]}, compiled for {batch.min} to {batch.max}; "
+            "compile with batch=vitc.BatchRange(min, max) for another range"
+        )
+    return np.ascontiguousarray(array)
+
+
+def _resized(tensor: torch.Tensor, batch: int) -> torch.Tensor:
+    repeats = -(-batch // tensor.shape[0])
+    return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))[:batch]
+
+
+def _info(spec: TensorSpec) -> TensorInfo:
+    return TensorInfo(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape)
+
+
+def _next_major(version: str) -> str:
+    """The first version beyond an inclusive upper end: 10.16 → 10.17."""
+    parts = version.split(".")
+    return ".".join([*parts[:-1], str(int(parts[-1]) + 1)])

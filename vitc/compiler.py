@@ -1,0 +1,265 @@
+"""The road from a model to a compiled model, read top to bottom."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import torch
+
+from vitc.analysis import flops, op_costs
+from vitc.calibration import CalibrationStream
+from vitc.capture import capture
+from vitc.compiled import CompiledModel
+from vitc.cost import predict
+from vitc.errors import CalibrationError, InputError
+from vitc.lowering.onnx.model import OnnxModel, lower
+from vitc.lowering.substitution import Match, match
+from vitc.lowering.substitution import replace as substitute
+from vitc.pipeline.base import Pass
+from vitc.pipeline.instruments import Dump, Instrument, Progress
+from vitc.pipeline.manager import run_pipeline
+from vitc.pipeline.text import parse_pipeline, print_pipeline
+from vitc.program import BatchRange, Program
+from vitc.report import Report
+from vitc.structure import tensors_of
+from vitc.targets import Target
+from vitc.targets import load as load_target
+
+if TYPE_CHECKING:
+    from vitc.lowering.tensorrt.engine import Engine as TensorRtEngine
+
+Quantize = Literal["auto", "int8"] | None
+
+#: captured → canonical. Each name is one file in passes/canonical/.
+CANONICAL = (
+    "drop-noops",  # first: the others match without dropout and copies in between
+    "fold-constants",  # masks and position embeddings become weights
+    "fold-batch-norm",
+    "recognise-gelu",
+    "recognise-layer-norm",
+    "batch-first",  # nn.MultiheadAttention's [N, B, C]
+    "drop-noops",
+    "fuse-attention",  # every spelling → scaled_dot_product_attention
+    "fold-constants",  # the biases it summed
+    "merge-qkv",
+    "canonical",
+)
+
+
+def default_pipeline(target: Target, int8: bool) -> tuple[Pass, ...]:
+    """The passes for a target. Exact up to FP16 unless `int8`."""
+    names = list(CANONICAL)
+    # Pruning stands here, between canonical and tiled, once it is asked for.
+    names.append("tile-attention")
+    if int8:
+        # A CPU engine has no INT8 attention: its border stays in floating point there.
+        names.append("quantize-int8{attention=false}" if target.kind == "cpu" else "quantize-int8")
+    if target.default_precision == "fp16":
+        names.append("to-fp16")
+    return parse_pipeline(",".join(names))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compilation without an engine: the program after all passes, its ONNX model, and the report."""
+
+    original: Program
+    program: Program
+    onnx: OnnxModel
+    report: Report
+
+    def prove(self, capability: str | None = None) -> TensorRtEngine:
+        """Builds the network with TensorRT-RTX on this machine, without a GPU, and returns the engine with its layer
+        table. `capability` as 'SM86'; default: the target's own, or the nearest one TensorRT-RTX builds for.
+
+        Raises BuildError with TensorRT's reason; MissingDependencyError if tensorrt-rtx is not installed.
+        """
+        from vitc.lowering.tensorrt.engine import Profile, build_engine
+
+        batch = self.program.batch or BatchRange(1, 1)
+        profile = Profile(batch.min, min(max(batch.min, 4), batch.max), min(batch.max, 8))
+        wanted = capability or self.program.target.proof_capability
+        if wanted is None:
+            raise InputError(f"target {self.program.target.name!r} is no TensorRT target; choose one of its kind")
+        return build_engine(self.onnx.proto.SerializeToString(), capability=wanted, profile=profile)
+
+
+def plan(
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    target: str | Path | Target = "cpu",
+    *,
+    example_inputs: Any = None,
+    calibration: Any = None,
+    quantize: Quantize = "auto",
+    batch: BatchRange | None = BatchRange(),
+    pipeline: str | Sequence[Pass] | None = None,
+    dump: str | Path | None = None,
+    progress: bool = False,
+) -> Plan:
+    """Everything `compile` does up to the ONNX model, without building an engine. Arguments as for `compile`."""
+    device = target if isinstance(target, Target) else load_target(target)
+    program = capture(model, device, example_inputs, batch)
+    return _plan(program, calibration, quantize, pipeline, _instruments(dump, progress))
+
+
+def compile(
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    target: str | Path | Target = "cpu",
+    *,
+    example_inputs: Any = None,
+    calibration: Any = None,
+    quantize: Quantize = "auto",
+    evaluate: Callable[[Callable[..., Any]], float] | None = None,
+    max_drop: float | None = None,
+    batch: BatchRange | None = BatchRange(),
+    pipeline: str | Sequence[Pass] | None = None,
+    dump: str | Path | None = None,
+    progress: bool = False,
+) -> CompiledModel:
+    """Compiles a Vision Transformer for a target.
+
+    Nothing that costs accuracy happens unasked: with a model and a target only, the result is exact up to the target's
+    default precision (FP16 on GPUs, FP32 on CPUs). INT8 needs `calibration`.
+
+    model: any nn.Module in eval mode, or what torch.export.export returned.
+    target: a name of `vitc.available_targets()`, a path to a TOML file, or a Target.
+    example_inputs: a tensor, tuple or dict as forward takes it; None reads the model's own config.
+    calibration: representative, preprocessed inputs: a tensor [n, C, H, W], or an iterable of batches.
+    quantize: 'auto' quantises where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
+        'int8' always; None never.
+    evaluate: a function that takes a callable model and returns a score, higher is better.
+    max_drop: the most `evaluate`'s score may lose by INT8; if it loses more, floating point is kept and the report says so.
+    batch: the range of batch sizes; None fixes the example's.
+    pipeline: passes, or their text, instead of the default pipeline.
+    dump: a folder for the graph after each pass.
+    progress: a line on stderr as each step ends.
+
+    Raises CaptureError, CalibrationError, InputError, PipelineError, PassError, LoweringError, TargetError.
+    """
+    if (max_drop is None) != (evaluate is None):
+        raise InputError("max_drop and evaluate belong together: evaluate gives the score that max_drop limits")
+    device = target if isinstance(target, Target) else load_target(target)
+    program = capture(model, device, example_inputs, batch)
+    instruments = _instruments(dump, progress)
+    made = _plan(program, calibration, quantize, pipeline, instruments)
+    chosen = CompiledModel.from_plan(made)
+    if made.program.stage != "quantized" or pipeline is not None:
+        return _finished(chosen, made)
+    floating = CompiledModel.from_plan(_plan(program, None, None, None, ()))
+    if evaluate is not None and max_drop is not None:
+        before, after = _score(evaluate, floating), _score(evaluate, chosen)
+        verdict = f"score {before:.4f} in floating point, {after:.4f} in INT8, allowed drop {max_drop:.4f}"
+        if before - after > max_drop:
+            return _finished(floating, made, f"INT8 is left out: {verdict}")
+        chosen = chosen.decided(f"INT8 is kept: {verdict}")
+    if device.kind == "cpu" and quantize == "auto":
+        return _faster(floating, chosen, made)
+    return _finished(chosen, made)
+
+
+def _plan(
+    program: Program,
+    calibration: Any,
+    quantize: Quantize,
+    pipeline: str | Sequence[Pass] | None,
+    instruments: Sequence[Instrument],
+) -> Plan:
+    if quantize not in ("auto", "int8", None):
+        raise InputError(f"quantize must be 'auto', 'int8' or None, got {quantize!r}")
+    if quantize == "int8" and calibration is None and pipeline is None:
+        raise CalibrationError("quantize='int8' needs calibration=images, a tensor or an iterable of batches")
+    int8 = quantize is not None and calibration is not None
+    if pipeline is None:
+        passes = default_pipeline(program.target, int8)
+    else:
+        passes = parse_pipeline(pipeline) if isinstance(pipeline, str) else tuple(pipeline)
+    if calibration is not None:
+        shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
+        program = program.evolve(calibration=CalibrationStream(calibration, shapes))
+    after = run_pipeline(program, passes, instruments)
+    model = lower(after)
+    matches = match(model.proto)
+    substitute(model.proto, matches)
+    return Plan(program, after, model, _report(program, after, passes, matches, int8))
+
+
+def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match], int8: bool) -> Report:
+    target = after.target
+    skipped = [] if int8 else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
+    return Report(
+        target=target.name,
+        pipeline=print_pipeline(passes),
+        journal=after.journal,
+        parameters=after.parameter_count(),
+        weight_bytes_before=before.weight_bytes(),
+        weight_bytes_after=after.weight_bytes(),
+        flops=flops(after),
+        attentions=tuple(_attention_lines(matches)),
+        predicted_ms=None if target.kind == "cpu" else predict(op_costs(after), target).ms,
+        skipped=tuple(skipped),
+    )
+
+
+def _attention_lines(matches: Sequence[Match]) -> list[str]:
+    from vitc.lowering.substitution import show
+
+    return show(matches).splitlines()
+
+
+def _instruments(dump: str | Path | None, progress: bool) -> tuple[Instrument, ...]:
+    watchers: list[Instrument] = []
+    if dump is not None:
+        watchers.append(Dump(Path(dump)))
+    if progress:
+        watchers.append(Progress())
+    return tuple(watchers)
+
+
+def _score(evaluate: Callable[[Callable[..., Any]], float], model: CompiledModel) -> float:
+    score = float(evaluate(model))
+    if not np.isfinite(score):
+        raise InputError(f"evaluate returned {score}; it must return a finite number, higher is better")
+    return score
+
+
+def _faster(floating: CompiledModel, int8: CompiledModel, made: Plan) -> CompiledModel:
+    """Times both in turn on this machine at batch 1 and keeps the faster."""
+    inputs = [t[:1] for t in made.original.example_inputs]
+    best = {"FP32": float("inf"), "INT8": float("inf")}
+    for _ in range(4):
+        for name, candidate in (("FP32", floating), ("INT8", int8)):
+            started = time.perf_counter()
+            candidate(*inputs)
+            best[name] = min(best[name], time.perf_counter() - started)
+    measured = {name: 1e3 * seconds for name, seconds in best.items()}
+    ratio = best["FP32"] / best["INT8"]
+    if ratio > 1.0:
+        chosen, decision = int8, f"INT8 is kept: {ratio:.2f}× FP32 on this machine"
+    else:
+        chosen, decision = floating, f"INT8 does not pay here: {ratio:.2f}× FP32 on this machine; FP32 is kept"
+    return _finished(chosen.with_report(replace(chosen.report(), measured_ms=measured)), made, decision)
+
+
+def _finished(chosen: CompiledModel, made: Plan, decision: str | None = None) -> CompiledModel:
+    """Adds the agreement with the original model, on the example inputs, and a decision."""
+    inputs = [t[:1] for t in made.original.example_inputs]
+    if made.original.batch is None:
+        inputs = list(made.original.example_inputs)
+    with torch.no_grad():
+        want = list(tensors_of(made.original.module(*inputs)))
+    got = list(tensors_of(chosen(*inputs)))
+    cosine = min(_cosine(a, b) for a, b in zip(want, got, strict=True))
+    report = replace(chosen.report(), agreement={"cosine to the original, example input": cosine})
+    chosen = chosen.with_report(report)
+    return chosen.decided(decision) if decision else chosen
+
+
+def _cosine(a: torch.Tensor, b: torch.Tensor) -> float:
+    x, y = a.flatten().double(), b.flatten().double()
+    norm = float(x.norm() * y.norm())
+    return float(x @ y) / norm if norm else float(torch.equal(x, y))

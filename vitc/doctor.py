@@ -1,0 +1,46 @@
+"""What is installed here, which targets can be built, and why the others can't."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import shutil
+
+from vitc.lowering.cpu import available as cpu_engines
+from vitc.targets import available, load
+
+_PACKAGES = ("torch", "onnx", "onnx-graphsurgeon", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "timm", "transformers", "torchvision")
+
+
+def examine() -> dict[str, str]:
+    """Findings by name, in the order they are printed."""
+    found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
+    for package in _PACKAGES:
+        found[package] = _version(package) or f"not installed: pip install {package}"
+    found["nvcc"] = shutil.which("nvcc") or "not found: the attention kernel is not built here; everything else works"
+    for name, reason in cpu_engines().items():
+        found[f"engine {name}"] = reason or "ready"
+    for name in available():
+        found[f"target {name}"] = _target(name)
+    return found
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _target(name: str) -> str:
+    target = load(name)
+    if target.kind == "cpu":
+        return "compiles and runs here"
+    rtx = _version("tensorrt-rtx")
+    if target.rtx_buildable:
+        how = f"TensorRT-RTX {rtx} builds its engine here" if rtx else "engine: pip install 'vitc[rtx]' builds it here"
+    elif rtx:
+        how = f"its engine is built on the device; TensorRT-RTX {rtx} proves the network here for {target.proof_capability}"
+    else:
+        how = "its engine is built on the device; pip install 'vitc[rtx]' to prove the network here"
+    return f"compiles here to a bundle; {how}"

@@ -13,11 +13,11 @@ from vitc.lowering.cpu.engine import Array, Engine
 from vitc.lowering.cpu.machine import int8_dot
 from vitc.lowering.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from vitc.lowering.cpu.openvino_engine import OpenVinoEngine
-from vitc.lowering.cpu.prepare import prepared
+from vitc.lowering.cpu.prepare import Prepared, prepared
 
 ENGINES = ("onnxruntime", "openvino")
 
-_CLASSES: dict[str, Callable[[Path | bytes, int | None], Engine]] = {
+_CLASSES: dict[str, Callable[[Prepared, int | None], Engine]] = {
     "onnxruntime": OnnxRuntimeEngine,
     "openvino": OpenVinoEngine,
 }

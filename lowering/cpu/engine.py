@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -51,7 +50,3 @@ class Engine(Protocol):
 def no_longer_open(name: str) -> str:
     """The message for a run on a closed engine."""
     return f"the {name} engine is closed; open it again with vitc.lowering.cpu.open_engine"
-
-
-def port_dtype(np_dtype: Any) -> str:
-    return str(np.dtype(np_dtype).name)

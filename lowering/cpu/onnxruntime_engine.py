@@ -3,24 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from vitc.errors import BuildError, InputError, missing
-from vitc.lowering.cpu.engine import Array, Port, no_longer_open
+from vitc.lowering.cpu.engine import Array, no_longer_open
 from vitc.lowering.cpu.machine import int8_saturates
-
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(float16)": "float16",
-    "tensor(double)": "float64",
-    "tensor(int8)": "int8",
-    "tensor(uint8)": "uint8",
-    "tensor(int16)": "int16",
-    "tensor(int32)": "int32",
-    "tensor(int64)": "int64",
-    "tensor(bool)": "bool",
-}
+from vitc.lowering.cpu.prepare import Prepared
 
 
 class OnnxRuntimeEngine:
@@ -28,7 +16,7 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+    def __init__(self, model: Prepared, threads: int | None = None) -> None:
         ort = _import()
         self.version: str = ort.__version__
         options = ort.SessionOptions()
@@ -42,13 +30,15 @@ class OnnxRuntimeEngine:
             options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             self._session: Any = ort.InferenceSession(
-                model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+                model.model if isinstance(model.model, bytes) else str(model.model),
+                options,
+                providers=["CPUExecutionProvider"],
             )
         # ONNX Runtime's exceptions share no base but this one.
         except Exception as error:
             raise BuildError(f"ONNX Runtime {self.version} could not load the model: {error}") from error
-        self.inputs = tuple(_port(arg) for arg in self._session.get_inputs())
-        self.outputs = tuple(_port(arg) for arg in self._session.get_outputs())
+        self.inputs = model.inputs
+        self.outputs = model.outputs
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         session = self._session
@@ -59,12 +49,6 @@ class OnnxRuntimeEngine:
 
     def close(self) -> None:
         self._session = None
-
-
-def _port(arg: Any) -> Port:
-    # An unnamed dynamic dimension is None: give it the name the other engines would.
-    shape = tuple(size if isinstance(size, int | str) else "?" for size in arg.shape)
-    return Port(arg.name, _DTYPES.get(arg.type, arg.type), shape)
 
 
 def _import() -> Any:

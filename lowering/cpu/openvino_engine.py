@@ -5,13 +5,13 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vitc.errors import BuildError, InputError, missing
-from vitc.lowering.cpu.engine import Array, Port, no_longer_open, port_dtype
+from vitc.lowering.cpu.engine import Array, no_longer_open
+from vitc.lowering.cpu.prepare import Prepared
 
 
 class OpenVinoEngine:
@@ -20,7 +20,7 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, model: Path | bytes, threads: int | None = None) -> None:
+    def __init__(self, model: Prepared, threads: int | None = None) -> None:
         ov = _import()
         self.version: str = ov.__version__
         # One stream over all threads: the answer to one image as early as can be.
@@ -29,12 +29,12 @@ class OpenVinoEngine:
             config["INFERENCE_NUM_THREADS"] = threads
         core = ov.Core()
         try:
-            network = core.read_model(model if isinstance(model, bytes) else str(model))
+            network = core.read_model(model.model if isinstance(model.model, bytes) else str(model.model))
             self._compiled: Any = core.compile_model(network, "CPU", config)
         except RuntimeError as error:
             raise BuildError(f"OpenVINO {self.version} could not load the model: {error}") from error
-        self.inputs = tuple(_port(port) for port in self._compiled.inputs)
-        self.outputs = tuple(_port(port) for port in self._compiled.outputs)
+        self.inputs = model.inputs
+        self.outputs = model.outputs
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
@@ -61,14 +61,6 @@ class OpenVinoEngine:
     def close(self) -> None:
         self._compiled = None
         self._idle = queue.SimpleQueue()
-
-
-def _port(port: Any) -> Port:
-    shape = tuple(
-        size.get_length() if size.is_static else (size.to_string() or "?")
-        for size in port.get_partial_shape()
-    )
-    return Port(port.get_any_name(), port_dtype(port.get_element_type().to_dtype()), shape)
 
 
 def _import() -> Any:

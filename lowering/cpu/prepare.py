@@ -9,10 +9,12 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitc.errors import BuildError, missing
+from vitc.lowering.cpu.engine import Port
 from vitc.lowering.cpu.machine import int8_saturates
 
 if TYPE_CHECKING:
@@ -22,14 +24,28 @@ if TYPE_CHECKING:
 _PROTOBUF_LIMIT = 2**31 - 2**24
 
 
-@contextmanager
-def prepared(model: Path | bytes, engine: str) -> Iterator[Path | bytes]:
-    """The model for `engine`, as bytes, or, where it is too large for that, as a file in a temporary
-    folder.
+@dataclass(frozen=True)
+class Prepared:
+    """A model ready for an engine: its bytes, or, where it is too large for that, a file.
+
+    The ports are those of the original: engines rename tensors, and forget the names of dynamic sizes.
     """
-    proto = prepare(_load(model), engine)
+
+    model: Path | bytes
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+
+
+@contextmanager
+def prepared(model: Path | bytes, engine: str) -> Iterator[Prepared]:
+    """The model for `engine`; a file it needs is there as long as the context is open."""
+    proto = _load(model)
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    inputs = tuple(_port(value) for value in proto.graph.input if value.name not in initializers)
+    outputs = tuple(_port(value) for value in proto.graph.output)
+    proto = prepare(proto, engine)
     if _weights(proto) < _PROTOBUF_LIMIT:
-        yield proto.SerializeToString()
+        yield Prepared(proto.SerializeToString(), inputs, outputs)
         return
     import onnx
 
@@ -37,7 +53,7 @@ def prepared(model: Path | bytes, engine: str) -> Iterator[Path | bytes]:
         path = Path(folder) / "model.onnx"
         onnx.save_model(proto, str(path), save_as_external_data=True, location="model.onnx.data")
         del proto
-        yield path
+        yield Prepared(path, inputs, outputs)
 
 
 def prepare(proto: onnx.ModelProto, engine: str) -> onnx.ModelProto:
@@ -82,3 +98,13 @@ def _load(model: Path | bytes) -> onnx.ModelProto:
 
 def _weights(proto: onnx.ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+
+
+def _port(value: onnx.ValueInfoProto) -> Port:
+    import onnx
+
+    tensor = value.type.tensor_type
+    shape = tuple(
+        size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim
+    )
+    return Port(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)

@@ -14,7 +14,16 @@ from collections.abc import Sequence
 import numpy as np
 
 from vitc.kernels.fields import AttentionFields
-from vitc.kernels.reference import INT8_MAX, INT8_MIN, LOG2_E, P_MAX, Array, check_inputs, full_bias, heads_first
+from vitc.kernels.reference import (
+    INT8_MAX,
+    INT8_MIN,
+    LOG2_E,
+    P_MAX,
+    Array,
+    check_inputs,
+    full_bias,
+    heads_first,
+)
 
 U = 2.0**-24
 """Half a unit in the last place of 1.0 in FP32: the relative error of one rounding."""
@@ -70,7 +79,9 @@ def bound(fields: AttentionFields, inputs: Sequence[Array]) -> Array:
         rounding = weights * HALF_RELATIVE + HALF_SUBNORMAL
         spread = rounding @ np.abs(reals.v)
         smallest_total = (weights * (1 - relative)).sum(-1)
-    drift = (weights * relative) @ np.abs(reals.v) + (weights * relative).sum(-1)[..., None] * np.abs(reals.exact)
+    drift = (weights * relative) @ np.abs(reals.v) + (weights * relative).sum(-1)[..., None] * np.abs(
+        reals.exact
+    )
     error = (spread + drift) / smallest_total[..., None] + 4 * U * np.abs(reals.exact)
 
     factor = _out_factor(fields)

@@ -83,9 +83,13 @@ def check_inputs(fields: AttentionFields, inputs: Sequence[Array]) -> None:
     """Raises `InputError` where an input is absent, or has the wrong rank, shape or dtype."""
     names = fields.input_names
     if len(inputs) != len(names):
-        raise InputError(f"vitc::VitAttention got {len(inputs)} inputs and takes {len(names)}: {', '.join(names)}")
+        raise InputError(
+            f"vitc::VitAttention got {len(inputs)} inputs and takes {len(names)}: {', '.join(names)}"
+        )
     if fields.scale < 0:
-        raise InputError(f"scale of vitc::VitAttention is {fields.scale}, and must be at least 0: negate q instead")
+        raise InputError(
+            f"scale of vitc::VitAttention is {fields.scale}, and must be at least 0: negate q instead"
+        )
     width = fields.num_heads * fields.head_dim
     dtype = np.dtype(np.int8 if fields.int8_in else np.float16)
     for name, array in zip(names, inputs, strict=True):
@@ -104,7 +108,9 @@ def check_inputs(fields: AttentionFields, inputs: Sequence[Array]) -> None:
             fits = array.ndim == 3 and array.shape[-1] == last
             text = f"[B, tokens, {last}]"
         if not fits or 0 in array.shape:
-            raise InputError(f"{name} has the shape {list(array.shape)}; layout {fields.layout!r} takes {text}")
+            raise InputError(
+                f"{name} has the shape {list(array.shape)}; layout {fields.layout!r} takes {text}"
+            )
 
 
 def _check_bias(fields: AttentionFields, inputs: Sequence[Array], bias: Array) -> None:

@@ -39,7 +39,9 @@ def gaussian(shape: tuple[int, ...], fields: AttentionFields, seed: int = 0) -> 
     return x.astype(np.float16)
 
 
-def make_inputs(fields: AttentionFields, batch: int, tokens: int, keys: int, seed: int = 0) -> list[np.ndarray]:
+def make_inputs(
+    fields: AttentionFields, batch: int, tokens: int, keys: int, seed: int = 0
+) -> list[np.ndarray]:
     h, d = fields.num_heads, fields.head_dim
     if fields.layout == "packed":
         inputs = [gaussian((batch, tokens, 3 * h * d), fields, seed)]
@@ -155,7 +157,10 @@ def test_fma_rounds_once() -> None:
     for i in range(0, 2000):
         true = Fraction(float(a[i])) * Fraction(float(b[i])) + Fraction(float(c[i]))
         near = Fraction(float(got[i]))
-        for neighbour in (np.nextafter(got[i], np.float32(-np.inf)), np.nextafter(got[i], np.float32(np.inf))):
+        for neighbour in (
+            np.nextafter(got[i], np.float32(-np.inf)),
+            np.nextafter(got[i], np.float32(np.inf)),
+        ):
             assert abs(near - true) <= abs(Fraction(float(neighbour)) - true)
 
 

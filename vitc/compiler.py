@@ -150,6 +150,9 @@ def compile(
     chosen = CompiledModel.from_plan(made)
     if made.program.stage != "quantized" or pipeline is not None:
         return _finished(chosen, made)
+    measures = device.kind == "cpu" and quantize == "auto"
+    if evaluate is None and not measures:
+        return _finished(chosen, made)
     floating = CompiledModel.from_plan(_plan(program, None, None, None, ()))
     if evaluate is not None and max_drop is not None:
         before, after = _score(evaluate, floating), _score(evaluate, chosen)
@@ -157,7 +160,7 @@ def compile(
         if before - after > max_drop:
             return _finished(floating, made, f"INT8 is left out: {verdict}")
         chosen = chosen.decided(f"INT8 is kept: {verdict}")
-    if device.kind == "cpu" and quantize == "auto":
+    if measures:
         return _faster(floating, chosen, made)
     return _finished(chosen, made)
 

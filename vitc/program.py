@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -85,10 +85,14 @@ class Program:
         return self.evolve(module=module)
 
     def parameter_count(self) -> int:
-        """Weights and buffers the graph uses, each tensor once."""
-        seen = {p.data_ptr(): p.numel() for p in self.module.state_dict().values()}
-        return sum(seen.values())
+        """Elements of the weights and buffers the graph uses, each tensor once."""
+        return sum(t.numel() for t in self._weights())
 
     def weight_bytes(self) -> int:
         """Bytes of the weights and buffers the graph uses, each tensor once."""
-        return sum({p.data_ptr(): p.numel() * p.element_size() for p in self.module.state_dict().values()}.values())
+        return sum(t.numel() * t.element_size() for t in self._weights())
+
+    def _weights(self) -> Iterable[torch.Tensor]:
+        state = dict(self.module.state_dict()) | dict(self.module.named_buffers())
+        used = {str(n.target) for n in self.graph.nodes if n.op == "get_attr"}
+        return {t.data_ptr(): t for n, t in state.items() if n in used}.values()

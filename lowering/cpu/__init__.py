@@ -3,7 +3,8 @@ process.
 
 `open_engine` takes the file, rewrites a copy of it into what the engine does best
 (docs/decisions/0030-cpu-engine.md has the measurements), and gives an `Engine`. Needs neither torch nor,
-until an engine is opened, onnx."""
+until an engine is opened, onnx.
+"""
 
 from __future__ import annotations
 

@@ -1,8 +1,9 @@
 """vitc::VitAttention -> com.microsoft::MultiHeadAttention, ONNX Runtime's fused attention.
 
-Measured on ViT-B shapes it takes 12-20 % less time than the function's inlined body and never holds the N x
-N scores. With a bias it copies the bias for every head, and from [B, H, N, D] it would transpose twice:
-those keep the body."""
+Measured on ViT-B shapes it takes 4-12 % less CPU time than the function's inlined body and never holds the
+N x N scores. With a bias it copies the bias for every head, and from [B, H, N, D] it would transpose twice:
+those keep the body.
+"""
 
 from __future__ import annotations
 

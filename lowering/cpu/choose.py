@@ -36,7 +36,8 @@ def preferred() -> str:
     """The engine `auto` means here: what the measurements say for this processor, if it is installed.
 
     On x86 with VNNI OpenVINO is the faster in FP32 and INT8; without VNNI, and on ARM, ONNX Runtime is, and
-    its INT8 is exact. See docs/decisions/0030-cpu-engine.md."""
+    its INT8 is exact. See docs/decisions/0030-cpu-engine.md.
+    """
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     order = ("openvino", "onnxruntime") if x86 and int8_dot() else ("onnxruntime", "openvino")
     reasons = available()

@@ -24,7 +24,8 @@ class Engine(Protocol):
     """A compiled network. `run` may be called from several threads at once.
 
     Inputs must have the ports' dtypes, be of their rank and lie in memory row after row (C order). Outputs
-    are new arrays, never views of the engine's own memory."""
+    are new arrays, never views of the engine's own memory.
+    """
 
     @property
     def name(self) -> str:

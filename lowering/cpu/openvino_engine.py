@@ -16,7 +16,8 @@ from vitc.lowering.cpu.prepare import Prepared
 
 class OpenVinoEngine:
     """An infer request serves one call at a time, so each call takes one from a pool that grows to the
-    number of threads calling at once."""
+    number of threads calling at once.
+    """
 
     name = "openvino"
 

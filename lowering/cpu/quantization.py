@@ -31,7 +31,8 @@ def shift_to_unsigned(proto: onnx.ModelProto) -> int:
     real the same.
 
     A QuantizeLinear is changed when all that reads it, through movement, is a DequantizeLinear with one
-    scale. Returns how many were."""
+    scale. Returns how many were.
+    """
     index = GraphIndex(proto.graph)
     shifted = [
         (quantize, dequantizes)

@@ -2,7 +2,8 @@
 
 A bundle is a folder, or one `.vitc` file (a stored zip of that folder): `manifest.json`, the ONNX model
 with its external data, the calibration table, golden inputs and outputs, the plugin's sources and a build
-script. It needs numpy alone to be read. docs/bundle.md describes the format."""
+script. It needs numpy alone to be read. docs/bundle.md describes the format.
+"""
 
 from __future__ import annotations
 

@@ -28,7 +28,8 @@ class BundleContents:
 
     `model` is the ONNX file's path or its bytes; `external_data` maps the locations it names to the files
     that hold them (models over 2 GB). `target` and `calibration` are JSON. `plugin` maps paths below
-    `plugin/` to the sources. `dims` gives the range of each named dimension of `inputs` and `outputs`."""
+    `plugin/` to the sources. `dims` gives the range of each named dimension of `inputs` and `outputs`.
+    """
 
     model: Path | bytes
     pipeline: str

@@ -1,7 +1,8 @@
 """manifest.json ↔ Manifest: strict in both directions.
 
 The file holds one JSON object. `digest` is the SHA-256 of all the rest (keys sorted, no spaces), so a
-manifest that was damaged or edited is refused like any other file; the other files' hashes are in `files`."""
+manifest that was damaged or edited is refused like any other file; the other files' hashes are in `files`.
+"""
 
 from __future__ import annotations
 

@@ -2,7 +2,8 @@
 
 A tensor's `external_data` location is a path an engine will open, so a bundle must know each one before an
 engine sees the file. The device has no onnx package, and loading a whole model to look at some strings
-would be wasteful: this walks the wire format, and skips what it does not look for."""
+would be wasteful: this walks the wire format, and skips what it does not look for.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,8 @@ class Bundle:
     """A checked bundle.
 
     `path` is what was read; `root` the folder its files lie in: `path` itself, or, for a `.vitc` file, a
-    temporary folder that lives as long as this object."""
+    temporary folder that lives as long as this object.
+    """
 
     path: Path
     root: Path

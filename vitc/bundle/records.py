@@ -37,7 +37,8 @@ class TensorInfo:
 
     `shape` holds integers, and names ("batch") for dynamic dimensions. `preprocessing` is free JSON that
     says how to make the input from an image (mean, std, size, interpolation), as the model's own
-    configuration has it."""
+    configuration has it.
+    """
 
     name: str
     dtype: str
@@ -98,7 +99,8 @@ class Tolerance:
     """How near an output must come to its golden one for the self-check to pass.
 
     `cosine` is a lower bound of the cosine similarity, `relative` an upper bound of ||got - golden||2 /
-    ||golden||2."""
+    ||golden||2.
+    """
 
     cosine: float = 0.9999
     relative: float = 0.01

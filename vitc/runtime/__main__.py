@@ -1,0 +1,133 @@
+"""`python -m vitc.runtime {build,run,bench,check} BUNDLE`: what a device needs, with nothing but argparse.
+
+Exit codes: 0 done; 1 the self-check failed; 2 what was asked can't be done, with the reason on stderr.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitc.bundle import read_bundle
+from vitc.errors import InputError, VitcError
+from vitc.lowering.cpu.engine import Array
+from vitc.runtime.bench import make_feeds
+from vitc.runtime.build import build
+from vitc.runtime.runner import ENGINES, load
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command. Returns the exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        return int(options.command(options))
+    except VitcError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m vitc.runtime", description=__doc__)
+    commands = parser.add_subparsers(required=True, metavar="{build,run,bench,check}")
+
+    def command(name: str, function: Any, text: str, engine: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=function)
+        sub.add_argument("bundle", type=Path, help="a bundle: a folder or a .vitc file")
+        sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        if engine:
+            sub.add_argument("--engine", choices=ENGINES, default="auto")
+            sub.add_argument("--threads", type=int, help="of a CPU engine; default: all cores")
+        return sub
+
+    sub = command("build", _build, "build the TensorRT engine for this machine", engine=False)
+    sub.add_argument(
+        "--batch", type=int, help="the batch to tune for; default: the smallest the bundle takes"
+    )
+    sub.add_argument("--plugin", type=Path, help="the compiled attention plugin's library")
+    sub.add_argument("--capability", help="build for another machine, with TensorRT-RTX: SM86, SM89, …")
+    sub = command("run", _run, "run the model on arrays")
+    sub.add_argument(
+        "--input", action="append", default=[], metavar="NAME=FILE.npy", help="repeat for each input"
+    )
+    sub.add_argument(
+        "--out",
+        type=Path,
+        help="a folder for the outputs: NAME.npy each, other characters than letters, digits and .-_ as _",
+    )
+    sub = command("bench", _bench, "time the model here")
+    sub.add_argument("--batch", type=int)
+    sub.add_argument("--rounds", type=int, default=50)
+    sub.add_argument("--warmup", type=int, default=5)
+    command("check", _check, "compare with the bundle's golden outputs")
+    return parser
+
+
+def _print(options: argparse.Namespace, plain: Any, text: str) -> None:
+    print(json.dumps(plain, default=str) if options.json else text)
+
+
+def _build(options: argparse.Namespace) -> int:
+    bundle = read_bundle(options.bundle)
+    if bundle.manifest.tensorrt is None:
+        _print(options, {"engine": None}, f"{bundle.path}: for a CPU, whose engine needs no build")
+        return 0
+    path, built = build(bundle, options.batch, options.plugin, options.capability)
+    text = f"{path}: {built.layers} layers, {built.distribution} {built.version}, batch {built.batch}"
+    _print(options, {"engine": str(path), **asdict(built)}, text)
+    return 0
+
+
+def _run(options: argparse.Namespace) -> int:
+    with load(options.bundle, options.engine, options.threads) as runner:
+        feeds = _feeds(options.input) if options.input else make_feeds(runner.bundle)
+        outputs = runner.run(**feeds)
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        for name, array in outputs.items():
+            # A tensor's name may hold what a path may not.
+            file = re.sub(r"[^\w.-]", "_", name)
+            np.save(options.out / f"{file}.npy", array, allow_pickle=False)
+    rows = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in outputs.items()}
+    lines = [f"{name}: {row['dtype']} {row['shape']}" for name, row in rows.items()]
+    _print(options, {"engine": runner.engine.name, "outputs": rows}, "\n".join(lines))
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    with load(options.bundle, options.engine, options.threads) as runner:
+        report = runner.benchmark(options.batch, options.rounds, options.warmup)
+        _print(options, {**asdict(report), "reason": runner.reason}, f"{report}\nengine: {runner.reason}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    with load(options.bundle, options.engine, options.threads) as runner:
+        report = runner.self_check()
+        _print(options, {"passed": report.passed, **asdict(report)}, f"{report}\nengine: {runner.reason}")
+    return 0 if report.passed else 1
+
+
+def _feeds(inputs: Sequence[str]) -> dict[str, Array]:
+    feeds: dict[str, Array] = {}
+    for text in inputs:
+        name, separator, path = text.partition("=")
+        if not separator:
+            raise InputError(f"--input takes NAME=FILE.npy, got {text!r}")
+        try:
+            feeds[name] = np.load(path, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise InputError(f"--input {text}: not an array in NumPy's format ({error})") from error
+    return feeds
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,133 @@
+"""Timing an engine, and the power it takes meanwhile."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+import vitc
+from vitc.bundle import Bundle, TensorInfo
+from vitc.errors import InputError
+from vitc.lowering.cpu.engine import Array, Engine
+from vitc.runtime.feeds import bind
+from vitc.runtime.power import Power, PowerSampler
+
+
+@dataclass(frozen=True)
+class BenchReport:
+    """Latency of one call in milliseconds, images a second over all rounds, and what it was measured with."""
+
+    engine: str
+    batch: int
+    rounds: int
+    warmup: int
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    min_ms: float
+    mean_ms: float
+    images_per_s: float
+    power: Power
+    versions: Mapping[str, str]
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {version}" for name, version in self.versions.items())
+        return (
+            f"{self.engine}, batch {self.batch}: p50 {self.p50_ms:.2f} ms, p90 {self.p90_ms:.2f}, "
+            f"p99 {self.p99_ms:.2f}, min {self.min_ms:.2f}; {self.images_per_s:.1f} images/s "
+            f"over {self.rounds} rounds after {self.warmup}\n"
+            f"power: {self.power}\nversions: {versions}"
+        )
+
+
+def time_engine(bundle: Bundle, engine: Engine, batch: int | None, rounds: int, warmup: int) -> BenchReport:
+    """Times `rounds` calls after `warmup` that are not counted. InputError for a batch the bundle does not
+    take.
+    """
+    if rounds < 1 or warmup < 0:
+        raise InputError(
+            f"a benchmark needs rounds >= 1 and warmup >= 0, got rounds {rounds}, warmup {warmup}"
+        )
+    manifest = bundle.manifest
+    size = _batch(bundle, batch)
+    feeds = bind(manifest.inputs, manifest.dims, (), make_feeds(bundle, batch))
+    for _ in range(warmup):
+        engine.run(feeds)
+    seconds = []
+    with PowerSampler() as sampler:
+        for _ in range(rounds):
+            start = time.perf_counter()
+            engine.run(feeds)
+            seconds.append(time.perf_counter() - start)
+    ms = 1e3 * np.array(seconds)
+    p50, p90, p99 = (float(value) for value in np.percentile(ms, (50, 90, 99)))
+    return BenchReport(
+        engine=f"{engine.name} {engine.version}",
+        batch=size,
+        rounds=rounds,
+        warmup=warmup,
+        p50_ms=p50,
+        p90_ms=p90,
+        p99_ms=p99,
+        min_ms=float(ms.min()),
+        mean_ms=float(ms.mean()),
+        images_per_s=size * rounds / sum(seconds),
+        power=sampler.mean(),
+        versions={
+            "vitc": vitc.__version__,
+            engine.name: engine.version,
+            "numpy": np.__version__,
+            "python": platform.python_version(),
+            "system": f"{platform.system()} {platform.release()} {platform.machine()}",
+        },
+    )
+
+
+def _batch(bundle: Bundle, batch: int | None) -> int:
+    """The size of the dimension `batch` in this benchmark; a model without one is timed at its own size."""
+    dims = bundle.manifest.dims
+    if "batch" in dims:
+        return dims["batch"].min if batch is None else batch
+    first = bundle.manifest.inputs[0].shape[:1]
+    fixed = first[0] if first and isinstance(first[0], int) else 1
+    if batch not in (None, fixed):
+        raise InputError(f"the bundle's model has a fixed batch of {fixed}, asked to time batch {batch}")
+    return fixed
+
+
+def make_feeds(bundle: Bundle, batch: int | None = None) -> dict[str, Array]:
+    """Inputs to run with: the first golden input repeated to this batch, or, where there is none, random
+    ones.
+
+    `batch` None: the smallest the bundle takes.
+    """
+    size = _batch(bundle, batch)
+    pair = next(bundle.golden(), None)
+    rng = np.random.default_rng(0)
+    feeds = {}
+    for info in bundle.manifest.inputs:
+        shape = [_size(bundle, dim, size) for dim in info.shape]
+        feeds[info.name] = (
+            _random(info, shape, rng) if pair is None else np.resize(pair.inputs[info.name], shape)
+        )
+    return feeds
+
+
+def _size(bundle: Bundle, dim: int | str, batch: int) -> int:
+    if isinstance(dim, int):
+        return dim
+    return batch if dim == "batch" else bundle.manifest.dims[dim].min
+
+
+def _random(info: TensorInfo, shape: list[int], rng: np.random.Generator) -> Array:
+    dtype = np.dtype(info.dtype)
+    # Integers and bools are indices and masks: only 0 and 1 are sure to be valid.
+    return (
+        rng.standard_normal(shape).astype(dtype)
+        if dtype.kind == "f"
+        else rng.integers(0, 2, shape).astype(dtype)
+    )

@@ -1,0 +1,115 @@
+"""A bundle, loaded on an engine of this machine, and called."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from vitc.bundle import Bundle, read_bundle, rebuild
+from vitc.errors import BuildError, BundleError, MissingDependencyError, VitcError, unknown
+from vitc.lowering import cpu
+from vitc.lowering.cpu.engine import Array
+from vitc.runtime.bench import BenchReport, time_engine
+from vitc.runtime.build import load_built
+from vitc.runtime.check import CheckReport, compare
+from vitc.runtime.feeds import bind
+
+ENGINES = ("auto", "cpu", *cpu.ENGINES, "tensorrt")
+
+
+class Runner:
+    """A loaded model. Calls are safe from several threads at once.
+
+    `bundle` is what was loaded, `engine` what runs it, `reason` why it is this engine.
+    """
+
+    def __init__(self, bundle: Bundle, engine: cpu.Engine, reason: str) -> None:
+        self.bundle = bundle
+        self.engine = engine
+        self.reason = reason
+
+    def __call__(self, /, *arrays: Any, **named: Any) -> Any:
+        """Arrays in the order of the inputs, or by name; the outputs come in the model's own structure, as
+        NumPy arrays (a dataclass as a dict of its fields).
+
+        Raises InputError for an unknown, missing or doubled input, a wrong dtype or shape: no silent
+        conversion.
+        """
+        return rebuild(self.bundle.manifest.structure, self.run(*arrays, **named))
+
+    def run(self, /, *arrays: Any, **named: Any) -> dict[str, Array]:
+        """As a call, with the outputs by name, in no other structure."""
+        manifest = self.bundle.manifest
+        return self.engine.run(bind(manifest.inputs, manifest.dims, arrays, named))
+
+    def self_check(self) -> CheckReport:
+        """Runs the bundle's golden inputs and compares with its golden outputs, within the bundle's
+        tolerance.
+
+        Raises BundleError where the bundle holds no golden pair.
+        """
+        if not self.bundle.manifest.golden:
+            raise BundleError(
+                f"the bundle {self.bundle.path} holds no golden outputs: there is nothing to check against"
+            )
+        rows = []
+        for number, pair in enumerate(self.bundle.golden()):
+            outputs = self.run(**pair.inputs)
+            rows += [
+                compare(number, name, outputs[name], golden, self.bundle.manifest.tolerance)
+                for name, golden in pair.outputs.items()
+            ]
+        label = f"{self.engine.name} {self.engine.version}"
+        return CheckReport(label, self.bundle.manifest.tolerance, tuple(rows))
+
+    def benchmark(self, batch: int | None = None, rounds: int = 50, warmup: int = 5) -> BenchReport:
+        """Latency percentiles of `rounds` calls after `warmup`, and, on a Jetson, the power rails meanwhile.
+
+        `batch` sets the dynamic dimension `batch`; None: the smallest the bundle allows.
+        """
+        return time_engine(self.bundle, self.engine, batch, rounds, warmup)
+
+    def close(self) -> None:
+        """Lets go of the engine's memory."""
+        self.engine.close()
+
+    def __enter__(self) -> Runner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> Runner:
+    """Reads and checks the bundle at `path` and opens it on an engine.
+
+    Args:
+        engine: `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `cpu` (the faster of
+        these two
+            on this processor), or `auto`: TensorRT where an engine for this machine was built, else the CPU.
+        threads: of a CPU engine; None: all cores.
+
+    Raises:
+        BundleError: not a bundle, or a damaged one.
+        VitcError: an unknown engine.
+        BuildError: no TensorRT engine was built for this bundle, or it is another version's.
+        MissingDependencyError: the engine is not installed.
+    """
+    if engine not in ENGINES:
+        raise VitcError(unknown("engine", engine, ENGINES))
+    bundle = read_bundle(path)
+    if engine == "tensorrt":
+        return Runner(bundle, load_built(bundle), "asked for")
+    if engine != "auto":
+        return _on_cpu(bundle, "auto" if engine == "cpu" else engine, threads, "asked for")
+    try:
+        return Runner(bundle, load_built(bundle), f"an engine for this machine lies in {bundle.work}")
+    except (BuildError, MissingDependencyError) as error:
+        return _on_cpu(bundle, "auto", threads, f"no TensorRT engine here: {error}")
+
+
+def _on_cpu(bundle: Bundle, engine: str, threads: int | None, reason: str) -> Runner:
+    return Runner(bundle, cpu.open_engine(bundle.model, engine, threads), reason)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitc.errors import BuildError
 from vitc.kernels import plugin
 from vitc.lowering.tensorrt import api
+from vitc.lowering.tensorrt.capability import set_capability
 from vitc.lowering.tensorrt.layers import LayerTable
 from vitc.lowering.tensorrt.logger import build_log, errors
 from vitc.lowering.tensorrt.network import parse_network
+
+if TYPE_CHECKING:
+    import tensorrt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,7 +73,8 @@ def build_engine(
         network, parser = parse_network(trt, builder, log.logger, model)
         config = builder.create_builder_config()
         config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        _set_capability(trt, config, capability)
+        if capability is not None:
+            set_capability(trt, config, capability)
         _set_profile(builder, network, config, profile or Profile())
         cache = _set_timing_cache(trt, config, timing_cache)
         plan = builder.build_serialized_network(network, config)
@@ -112,22 +116,12 @@ def _where(trt: Any, capability: str | None) -> str:
     return f"{trt.__name__} {trt.__version__} for {capability or 'this device'}"
 
 
-def _set_capability(trt: Any, config: Any, capability: str | None) -> None:
-    if capability is None:
-        return
-    known: Mapping[str, Any] = trt.ComputeCapability.__members__
-    devices = [name for name in known if name.startswith("SM")]
-    if capability not in devices:
-        raise BuildError(
-            f"{trt.__name__} {trt.__version__} has no compute capability {capability!r}; it has "
-            f"{', '.join(devices)}"
-        )
-    config.num_compute_capabilities = 1
-    if not config.set_compute_capability(known[capability], 0):
-        raise BuildError(f"{_where(trt, capability)}: TensorRT refused this compute capability")
-
-
-def _set_profile(builder: Any, network: Any, config: Any, profile: Profile) -> None:
+def _set_profile(
+    builder: tensorrt.Builder,
+    network: tensorrt.INetworkDefinition,
+    config: tensorrt.IBuilderConfig,
+    profile: Profile,
+) -> None:
     shapes = builder.create_optimization_profile()
     dynamic = False
     for i in range(network.num_inputs):
@@ -147,7 +141,9 @@ def _set_profile(builder: Any, network: Any, config: Any, profile: Profile) -> N
         raise BuildError(f"TensorRT refused the profile {profile}")
 
 
-def _set_timing_cache(trt: Any, config: Any, stored: bytes | None) -> Any | None:
+def _set_timing_cache(
+    trt: Any, config: tensorrt.IBuilderConfig, stored: bytes | None
+) -> tensorrt.ITimingCache | None:
     """The cache the build reads and fills; None with TensorRT-RTX, which measures no kernels."""
     if trt.__name__ == "tensorrt_rtx":
         return None

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitc.errors import BuildError
 from vitc.kernels.plugin import find_creator
 
+if TYPE_CHECKING:
+    import tensorrt
 
-def parse_network(trt: Any, builder: Any, logger: Any, model: Path | bytes) -> tuple[Any, Any]:
+
+def parse_network(
+    trt: Any, builder: tensorrt.Builder, logger: tensorrt.ILogger, model: Path | bytes
+) -> tuple[tensorrt.INetworkDefinition, tensorrt.OnnxParser]:
     """The network of an ONNX file (or of its bytes), and the parser, which must outlive it.
 
 
@@ -35,7 +40,7 @@ def creation_flags(trt: Any) -> int:
     return 0 if flag is None else 1 << int(flag)
 
 
-def describe(error: Any) -> str:
+def describe(error: tensorrt.ParserError) -> str:
     """One parser error: the node's name and operator (with the function it came from), and what was wrong."""
     place = f"{error.node_name() or '(unnamed)'} ({error.node_operator()})"
     callers = (

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def set_capability(trt: Any, config: tensorrt.IBuilderConfig, capability: str) -> None:
-    """Makes `config` build for one compute capability ("SM86"). Raises `BuildError` listing the known ones."""
+    """Makes `config` build for one compute capability ("SM86"). Raises `BuildError` with those there are."""
     known = trt.ComputeCapability.__members__
     devices = [name for name in known if name.startswith("SM")]
     if capability not in devices:

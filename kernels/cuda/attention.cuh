@@ -522,7 +522,7 @@ struct AttentionBlock {
 };
 
 template <typename Config>
-VITC_KERNEL(Config::kThreads) attention_kernel(AttentionParams const params) {
+VITC_KERNEL(Config::kThreads, Config::kBlocksPerSm) attention_kernel(AttentionParams const params) {
     AttentionBlock<Config> block(params);
     block.run();
 }

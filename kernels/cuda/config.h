@@ -43,6 +43,13 @@ struct AttentionConfig {
     static constexpr int kOutRowBytes = kPaddedDim * size_of(kOutput);
     static constexpr int kValidOutRowBytes = kHeadDim * size_of(kOutput);
 
+    // Registers that a thread holds through the whole loop: its share of the output, the scores and Q. What ptxas adds
+    // to them was read from its reports (docs/kernel.md); it is told how many blocks to make room for, as its own guess
+    // spills a few registers to gain a block.
+    static constexpr int kLiveRegisters = kWarpTiles * (kDimGroups * 8 + kKeyRows / 2 + kRowBytes / 8);
+    static constexpr int kBlocksOfFourWarps = kLiveRegisters <= 52 ? 4 : kLiveRegisters <= 84 ? 3 : 2;
+    static constexpr int kBlocksPerSm = kBlocksOfFourWarps * 4 / kWarps;
+
     // Shared memory: Q (later the output on its way out), then two stages of K and V.
     static constexpr int kQueryBytes = kQueryRows * larger(kRowBytes, kOutRowBytes);
     static constexpr int kKeyBytes = kKeyRows * kRowBytes;

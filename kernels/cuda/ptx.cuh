@@ -6,7 +6,7 @@
 
 #include <cstdint>
 
-#define VITC_KERNEL(threads) __global__ void __launch_bounds__(threads)
+#define VITC_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define VITC_DEVICE __device__ __forceinline__
 #define VITC_UNROLL _Pragma("unroll")
 

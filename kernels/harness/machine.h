@@ -24,7 +24,7 @@
 #define VITC_HARNESS_ARCH 870
 #endif
 
-#define VITC_KERNEL(threads) inline void
+#define VITC_KERNEL(threads, blocks) inline void
 #define VITC_DEVICE inline
 #define VITC_UNROLL
 

@@ -13,7 +13,7 @@ From a shell, where nothing else is installed: `python -m vitc.runtime {build,ru
 from __future__ import annotations
 
 from vitc.runtime.bench import BenchReport
-from vitc.runtime.build import Built, build
+from vitc.runtime.builder import Built, build
 from vitc.runtime.check import CheckReport, CheckRow
 from vitc.runtime.power import Power, read_power
 from vitc.runtime.runner import ENGINES, Runner, load

@@ -20,7 +20,7 @@ from vitc.bundle import read_bundle
 from vitc.errors import InputError, VitcError
 from vitc.lowering.cpu.engine import Array
 from vitc.runtime.bench import make_feeds
-from vitc.runtime.build import build
+from vitc.runtime.builder import build
 from vitc.runtime.runner import ENGINES, load
 
 

@@ -11,7 +11,7 @@ from vitc.errors import BuildError, BundleError, MissingDependencyError, VitcErr
 from vitc.lowering import cpu
 from vitc.lowering.cpu.engine import Array
 from vitc.runtime.bench import BenchReport, time_engine
-from vitc.runtime.build import load_built
+from vitc.runtime.builder import load_built
 from vitc.runtime.check import CheckReport, compare
 from vitc.runtime.feeds import bind
 

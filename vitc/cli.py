@@ -27,7 +27,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
 @app.command()
-def compile(  # noqa: A001
+def compile(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="where the bundle goes")],
     target: TargetName = "cpu",

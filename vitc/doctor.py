@@ -9,7 +9,10 @@ import shutil
 from vitc.lowering.cpu import available as cpu_engines
 from vitc.targets import available, load
 
-_PACKAGES = ("torch", "onnx", "onnx-graphsurgeon", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "timm", "transformers", "torchvision")
+_PACKAGES = (
+    "torch", "onnx", "onnx-graphsurgeon", "onnxruntime", "openvino", "tensorrt", "tensorrt-rtx", "timm", "transformers",
+    "torchvision",
+)  # fmt: skip
 
 
 def examine() -> dict[str, str]:

@@ -230,7 +230,8 @@ def _symbolic(e: Emitter, node: Node) -> str:
 
 
 @emits(aten.full.default, aten.zeros.default, aten.ones.default, aten.new_zeros.default, aten.new_ones.default,
-       aten.new_full.default, aten.empty.memory_format, aten.zeros_like.default, aten.ones_like.default, aten.full_like.default)  # fmt: skip
+       aten.new_full.default, aten.empty.memory_format, aten.zeros_like.default, aten.ones_like.default,
+       aten.full_like.default)  # fmt: skip
 def _filled(e: Emitter, node: Node) -> str:
     name = str(node.target)
     number: Any = 1 if "ones" in name else 0

@@ -1,0 +1,43 @@
+"""Every example, and every Python block of the README, is executed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+def _run(*arguments: str, cwd: Path) -> str:
+    done = subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_custom_pass_from_a_script(tmp_path: Path) -> None:
+    out = _run(str(ROOT / "examples" / "custom_pass.py"), cwd=tmp_path)
+    assert "tanh-gelu                        +1 −1 nodes" in out
+    difference = float(out.rsplit("largest difference: ", 1)[1])
+    assert 1e-7 < difference < 1e-2, "the pass had no effect, or too much"
+
+
+def test_custom_pass_from_the_command_line(tmp_path: Path) -> None:
+    out = _run("-m", "vitc.cli", "passes", "--passes", str(ROOT / "examples" / "custom_pass.py"), cwd=tmp_path)
+    assert "tanh-gelu\n    Replaces every exact GELU by the tanh form." in out
+
+
+def _blocks(path: Path) -> list[str]:
+    return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/getting-started.md", "docs/write-a-pass.md"])
+def test_python_blocks_of_the_page_run(page: str, tmp_path: Path) -> None:
+    blocks = _blocks(ROOT / page)
+    assert blocks
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(blocks))
+    _run(str(script), cwd=tmp_path)

@@ -2,10 +2,14 @@
 
 Without data the safe set is by construction: LayerNorm, softmax, reductions and residual adds (whose range grows with
 depth) stay in FP32; GEMMs, convolutions, attention and what is elementwise between them run in FP16.
+
+INT8 GEMMs keep FP32 scales and an FP32 result. With FP16 scales TensorRT stores the raw INT32 sums in FP16 before it
+scales them, and sums beyond 65504 become infinite; docs/decisions/0010-tensorrt-spelling.md has the measurement.
 """
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 
 import torch
@@ -23,12 +27,13 @@ aten, ops = torch.ops.aten, torch.ops.vitc
 
 #: Compute-bound or bounded: FP16.
 _HALF = {
-    "aten.linear", "aten.conv2d", "aten.matmul", "aten.bmm", "aten.gelu", "aten.silu", "aten.relu", "aten.sigmoid",
-    "aten.tanh", "aten.hardswish", "vitc.attention", "vitc.attention_int8", "vitc.quantize",
+    "aten.linear", "aten.conv2d", "aten.matmul", "aten.bmm", "vitc.attention", "vitc.attention_int8",
 }  # fmt: skip
+#: Takes the dtype of what the GEMM before it gives.
+_POINTWISE = {"aten.gelu", "aten.silu", "aten.relu", "aten.sigmoid", "aten.tanh", "aten.hardswish"}
 #: Takes the dtype of what it moves.
 _FOLLOWS = {str(t).removesuffix(".default") for t in MOVEMENT | SPLITTING} | {
-    "getitem", "aten.cat", "aten.stack", "aten.roll", "aten.pad", "aten.constant_pad_nd", "aten.neg",
+    "aten.cat", "aten.stack", "aten.roll", "aten.pad", "aten.constant_pad_nd", "aten.neg",
     "aten.index.Tensor", "aten.repeat",
 }  # fmt: skip
 
@@ -59,10 +64,15 @@ class ToFp16(Pass):
 def _wanted(node: Node) -> torch.dtype | None:
     """The dtype an operator computes in; None for what has no floating-point operand of its own."""
     name = op_name(node)
+    if name in ("vitc.quantize", "vitc.dequantize") or any(op_name(a) == "vitc.dequantize" for a in node.all_input_nodes):
+        return torch.float32  # see the module's text
+    if name in _POINTWISE:
+        return val(node.args[0]).dtype  # type: ignore[arg-type]
     if name in _HALF:
         return torch.float16
-    if name == "vitc.dequantize":
-        return torch.float16 if all(_half_user(u) for u in node.users) else torch.float32
+    if node.target is operator.getitem:  # its operand is a tuple: the element says the dtype
+        element = node.args[0].meta["val"][node.args[1]]  # type: ignore[union-attr, index]
+        return element.dtype if isinstance(element, torch.Tensor) and element.is_floating_point() else None
     operands = [a for a in node.all_input_nodes if is_tensor(a) and val(a).is_floating_point()]
     if not operands:
         return None
@@ -70,10 +80,6 @@ def _wanted(node: Node) -> torch.dtype | None:
         moved = [a for a in operands if not is_constant(a)] or operands
         return torch.float16 if all(val(a).dtype == torch.float16 for a in moved) else torch.float32
     return torch.float32
-
-
-def _half_user(user: Node) -> bool:
-    return op_name(user) in _HALF
 
 
 class _Caster:

@@ -136,7 +136,8 @@ def _explain(model: torch.nn.Module, error: Exception, batch: BatchRange | None)
     remedy = (
         "Data-dependent control flow must become tensor code (torch.where, torch.cond)."
         if "data-dependent" in text.lower() or "GuardOnDataDependent" in text
-        else "If the batch size is used as a Python number there, compile with batch=None for a fixed size."
+        else "If the batch size is used as a Python number (len(x) is one; x.shape[0] is not), change that, or compile "
+        "with batch=None for a fixed size."
         if batch is not None
         else "Rewrite that line with tensor operations."
     )

@@ -118,8 +118,9 @@ class Emitter:
         return self._node
 
     def op(self, op_type: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
-        """Appends a node named /module.path/fx_name/OpType; returns its result's name, or a list of them."""
-        name = self.unique(f"/{module_path(self.node)}/{self.node.name}/{op_type}")
+        """Appends a node named /module/path/OpType, which is how the engine's layers are traced back to the user's module;
+        returns its result's name, or a list of them."""
+        name = self.unique("/".join(["", *filter(None, module_path(self.node).split(".")), op_type]))
         results = [f"{name}_out{i}" if outputs > 1 else f"{name}_out" for i in range(outputs)]
         proto = helper.make_node(op_type, list(inputs), results, name=name, domain=domain, **attributes)
         self.nodes.append(proto)

@@ -1,0 +1,86 @@
+"""The command line: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+MODEL = """
+import torch
+def tiny():
+    from vitc.demo.digits import DigitsViT
+    torch.manual_seed(0)
+    model = DigitsViT(depth=1)
+    model.default_cfg = {"input_size": (1, 8, 8)}
+    return model
+"""
+
+
+def vitc(*arguments: str, code: int = 0) -> str:
+    done = subprocess.run([sys.executable, "-m", "vitc.cli", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done.stdout if code == 0 else done.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.py"
+    path.write_text(MODEL)
+    return f"{path}:tiny"
+
+
+def test_targets() -> None:
+    assert "orin" in vitc("targets")
+    assert any(t["name"] == "orin" for t in json.loads(vitc("targets", "--json")))
+
+
+def test_passes() -> None:
+    listed = vitc("passes")
+    assert "quantize-int8{" in listed
+    assert "tile-attention" in listed
+
+
+def test_doctor() -> None:
+    found = json.loads(vitc("doctor", "--json"))
+    assert found["target cpu"] == "compiles and runs here"
+    assert "on the device" in found["target orin"]
+
+
+def test_plan_dump_diff(model: str, tmp_path: Path) -> None:
+    report = json.loads(vitc("plan", model, "--target", "orin", "--json"))
+    assert report["target"] == "orin"
+    files = vitc("dump", model, str(tmp_path / "dumps"), "--target", "orin").split()
+    assert Path(files[0]).name == "00-captured.txt"
+    assert "aten.scaled_dot_product_attention" in vitc("diff", files[-3], files[-2])
+
+
+def test_compile_then_check(model: str, tmp_path: Path) -> None:
+    bundle = tmp_path / "tiny-bundle"
+    out = vitc("compile", model, "--target", "cpu", "--out", str(bundle))
+    assert "pipeline" in out
+    vitc("check", str(bundle))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("plan", "timn:vit"), "cannot read the model name 'timn:vit'"),
+        (("plan", "nowhere.py:make"), "there is no file 'nowhere.py'"),
+        (("plan", "nowhere.pt2"), "there is no file 'nowhere.pt2'"),
+        (("diff", "a.txt", "b.txt"), "there is no dump 'a.txt'"),
+    ],
+)
+def test_user_errors_exit_with_1(arguments: tuple[str, ...], message: str) -> None:
+    assert message in vitc(*arguments, code=1)
+
+
+def test_unknown_factory(model: str) -> None:
+    assert "unknown factory" in vitc("plan", model.replace(":tiny", ":tinny"), code=1)
+
+
+def test_no_calibration_file(model: str) -> None:
+    assert "there is no calibration file 'none.npy'" in vitc("plan", model, "--calibration", "none.npy", code=1)

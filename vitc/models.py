@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from vitc.errors import InputError, missing, unknown
+from vitc.torchvision_import import ensure_torchvision_imports
 
 
 def load_model(name: str, pretrained: bool = True) -> torch.nn.Module | torch.export.ExportedProgram:
@@ -29,6 +30,7 @@ def load_model(name: str, pretrained: bool = True) -> torch.nn.Module | torch.ex
         raise InputError(
             f"cannot read the model name {name!r}; the forms are timm:NAME, hf:NAME, torchvision:NAME, file.py:factory, file.pt2"
         )
+    ensure_torchvision_imports()  # timm and transformers import it too
     return _ready(_ZOOS[kind](rest, pretrained), name)
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+#: CI may have a CPU torch beside the CUDA build of torchvision.
+PREAMBLE = "from vitc.torchvision_import import ensure_torchvision_imports\n\nensure_torchvision_imports()"
 
 
 def _run(*arguments: str, cwd: Path) -> str:
@@ -39,5 +41,5 @@ def test_python_blocks_of_the_page_run(page: str, tmp_path: Path) -> None:
     blocks = _blocks(ROOT / page)
     assert blocks
     script = tmp_path / "page.py"
-    script.write_text("\n".join(blocks))
+    script.write_text("\n".join([PREAMBLE, *blocks]))
     _run(str(script), cwd=tmp_path)

@@ -16,6 +16,7 @@ from rich.table import Table
 import vitc
 from vitc.compiled import CompiledModel
 from vitc.demo.digits import load_digits, train
+from vitc.torchvision_import import ensure_torchvision_imports
 
 OUT = Path("out/demo")
 
@@ -78,6 +79,7 @@ def row(name: str, model: torch.nn.Module, compiled: CompiledModel, images: torc
 
 def main() -> None:
     """Runs everything; under five minutes on two cores."""
+    ensure_torchvision_imports()  # timm needs it
     import timm
 
     console = Console(stderr=True)

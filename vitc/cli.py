@@ -14,7 +14,12 @@ import typer
 
 from vitc.errors import InputError, VitcError
 
-app = typer.Typer(help="Makes Vision Transformers fast on real devices.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="Makes Vision Transformers fast on real devices.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
 
 Model = Annotated[str, typer.Argument(help="timm:NAME, hf:NAME, torchvision:NAME, file.py:factory, or a .pt2 file")]
 TargetName = Annotated[str, typer.Option("--target", "-t", help="a name from 'vitc targets', or a .toml file")]

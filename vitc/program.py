@@ -34,7 +34,6 @@ class JournalEntry:
     erased: int
     seconds: float
     notes: tuple[str, ...] = ()
-    numbers: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        data = asdict(self)
-        data["journal"] = [{**asdict(entry), "numbers": dict(entry.numbers)} for entry in self.journal]
-        return data
+        return asdict(self)
 
     def __str__(self) -> str:
         return self.text()

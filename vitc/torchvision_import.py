@@ -25,8 +25,8 @@ def ensure_torchvision_imports() -> None:
             raise
         import torch
 
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in ("nms", "qnms"):
-            library.define(name + _SCHEMA)
+            library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
         _kept.append(library)
         importlib.import_module("torchvision")

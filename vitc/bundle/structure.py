@@ -54,11 +54,9 @@ def _leaves(tree: Any, where: str) -> Iterator[str]:
             )
     else:
         items = tree["items"]
-        wanted = list if kind in ("tuple", "list") else Mapping
-        if not isinstance(items, wanted | tuple if wanted is list else wanted):
-            raise BundleError(
-                f"{where}.items of a {kind} must be a {'list' if wanted is list else 'mapping'}"
-            )
+        kinds, word = ((list, tuple), "list") if kind in ("tuple", "list") else ((Mapping,), "mapping")
+        if not isinstance(items, kinds):
+            raise BundleError(f"{where}.items of a {kind} must be a {word}")
         for key, item in items.items() if isinstance(items, Mapping) else enumerate(items):
             yield from _leaves(item, f"{where}.items[{key!r}]")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import ctypes.util
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,6 +56,19 @@ def test_an_engine_is_built_ahead_of_time(
     # Nothing was put into the bundle: it still reads. There is no driver here to run the engine.
     with load(bundle.path, threads=1) as runner:
         assert runner.engine.name in ("onnxruntime", "openvino")
+
+
+def test_the_script_checks_the_engine_it_built_and_nothing_else(
+    for_orin: BundleContents, tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorrt_rtx")
+    if ctypes.util.find_library("cuda"):
+        pytest.skip("a driver is here: the engine would run")
+    path = write_bundle(tmp_path / "b", for_orin).path
+    environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(["./build.sh"], cwd=path, env=environment, capture_output=True, text=True)
+    assert "engine.plan: " in done.stdout
+    assert (done.returncode, "needs an NVIDIA driver" in done.stderr) == (2, True)
 
 
 def test_builds_that_are_refused(

@@ -105,8 +105,6 @@ def _scores(node: Node) -> tuple[Node, float, list[Node], Node | None] | None:
         if not node.args or len(node.users) != 1:
             return None
         if node.target in (aten.mul.Tensor, aten.div.Tensor) and (factor := _scalar(node)) is not None:
-            if biases:
-                return None  # softmax((s + b)·c) would scale the bias too
             scale *= factor
         elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
             left, right = node.args

@@ -47,7 +47,7 @@ struct AttentionConfig {
     // to them was read from its reports (docs/kernel.md); it is told how many blocks to make room for, as its own guess
     // spills a few registers to gain a block.
     static constexpr int kLiveRegisters = kWarpTiles * (kDimGroups * 8 + kKeyRows / 2 + kRowBytes / 8);
-    static constexpr int kBlocksOfFourWarps = kLiveRegisters <= 52 ? 4 : kLiveRegisters <= 84 ? 3 : 2;
+    static constexpr int kBlocksOfFourWarps = kLiveRegisters <= 52 ? 4 : kLiveRegisters <= 72 ? 3 : 2;
     static constexpr int kBlocksPerSm = kBlocksOfFourWarps * 4 / kWarps;
 
     // Shared memory: Q (later the output on its way out), then two stages of K and V.

@@ -37,6 +37,7 @@ SANITIZERS = (
 LAYOUTS = ("packed", "bnhd", "bhnd")
 ELEMENTS = tuple(ELEMENT_BYTES)
 ERROR_BYTES = 1024
+PARAMS_LIMIT = 512
 
 
 class HarnessFault(Exception):
@@ -99,24 +100,10 @@ class Harness:
         check_inputs(fields, inputs)
         variant = variant_of(fields, tile)
         arrays = [np.ascontiguousarray(x) for x in inputs]
-        query = arrays[0]
-        tokens_axis = 2 if fields.layout == "bhnd" else 1
-        keys = arrays[0 if fields.layout == "packed" else 1].shape[tokens_axis]
-        batch, queries = query.shape[0], query.shape[tokens_axis]
+        tokens = arrays[0].shape[2 if fields.layout == "bhnd" else 1]
         width = fields.num_heads * fields.head_dim
-        out = np.zeros((batch, queries, width), np.int8 if fields.int8_out else np.float16)
-
-        call = _Call(layout=LAYOUTS.index(fields.layout), bias_windows=1, bias_heads=1)
-        call.out = _buffer(out)
-        for name, array in zip(fields.input_names, arrays, strict=True):
-            setattr(call, "q" if name == "qkv" else name, _buffer(array))
-        if fields.has_bias:
-            bias = arrays[-1]
-            call.bias_windows, call.bias_heads = bias.shape[:2]
-            call.bias_is_half = int(bias.dtype == np.float16)
-        call.extent[:] = (batch, fields.num_heads, fields.head_dim, queries, keys)
-        call.scales[:] = (fields.scale, fields.q_scale, fields.k_scale, fields.v_scale, fields.out_scale)
-
+        out = np.zeros((arrays[0].shape[0], tokens, width), np.int8 if fields.int8_out else np.float16)
+        call = _call_of(fields, arrays, out)
         wanted = (ctypes.c_int32 * 8)(
             variant.head_dim,
             ELEMENTS.index(variant.input),
@@ -137,6 +124,29 @@ class Harness:
         if status != 0:
             raise HarnessFault(error.value.decode())
         return Played(out, conflicts.value)
+
+    def params(self, fields: AttentionFields, inputs: Sequence[Array], out: Array) -> bytes:
+        """The kernel's parameters as the C++ side makes them (`make_params` of cuda/params.h), addresses and all."""
+        target = ctypes.create_string_buffer(PARAMS_LIMIT)
+        call = _call_of(fields, inputs, out)
+        size = self._library.vitc_harness_params(ctypes.byref(call), 1 if fields.int8_in else 2, target)
+        return target.raw[:size]
+
+
+def _call_of(fields: AttentionFields, arrays: Sequence[Array], out: Array) -> _Call:
+    axis = 2 if fields.layout == "bhnd" else 1
+    keys = arrays[0 if fields.layout == "packed" else 1].shape[axis]
+    call = _Call(layout=LAYOUTS.index(fields.layout), bias_windows=1, bias_heads=1)
+    call.out = _buffer(out)
+    for name, array in zip(fields.input_names, arrays, strict=True):
+        setattr(call, "q" if name == "qkv" else name, _buffer(array))
+    if fields.has_bias:
+        bias = arrays[-1]
+        call.bias_windows, call.bias_heads = bias.shape[:2]
+        call.bias_is_half = int(bias.dtype == np.float16)
+    call.extent[:] = (arrays[0].shape[0], fields.num_heads, fields.head_dim, arrays[0].shape[axis], keys)
+    call.scales[:] = (fields.scale, fields.q_scale, fields.k_scale, fields.v_scale, fields.out_scale)
+    return call
 
 
 def _buffer(array: Array) -> _Buffer:

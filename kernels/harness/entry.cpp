@@ -46,15 +46,20 @@ bool is(HarnessVariant const& v) {
            v.key_rows == Config::kKeyRows && v.warps == Config::kWarps;
 }
 
-template <typename Config>
-bool run(HarnessCall const& call, std::string& error, vitc::harness::Statistics& statistics) {
+vitc::AttentionParams params_of(HarnessCall const& call, int32_t element) {
     vitc::AttentionParams params =
         vitc::make_params(static_cast<vitc::Layout>(call.layout), call.extent, call.scales, call.q.data, call.k.data,
-                          call.v.data, call.out.data, Config::kElementBytes);
+                          call.v.data, call.out.data, element);
     params.bias = call.bias.data;
     params.bias_windows = call.bias_windows;
     params.bias_heads = call.bias_heads;
     params.bias_is_half = call.bias_is_half;
+    return params;
+}
+
+template <typename Config>
+bool run(HarnessCall const& call, std::string& error, vitc::harness::Statistics& statistics) {
+    vitc::AttentionParams const params = params_of(call, Config::kElementBytes);
 
     std::vector<vitc::harness::Region> regions;
     for (Buffer const* input : {&call.q, &call.k, &call.v, &call.bias}) {
@@ -92,4 +97,11 @@ extern "C" int vitc_harness_run(HarnessVariant const* wanted, HarnessCall const*
     std::snprintf(error, static_cast<size_t>(error_size), "%s", text.c_str());
     *bank_conflicts = statistics.bank_conflicts;
     return result;
+}
+
+// The kernel's parameters for a call, as bytes: what launch.py must make too. Returns their number.
+extern "C" int vitc_harness_params(HarnessCall const* call, int element, void* target) {
+    vitc::AttentionParams const params = params_of(*call, element);
+    std::memcpy(target, &params, sizeof(params));
+    return static_cast<int>(sizeof(params));
 }

@@ -1,0 +1,212 @@
+"""Starts the attention kernel from Python: a cubin, loaded and launched through cuda-python.
+
+`CubinLaunch` is the `Launch` that `vitc.kernels.plugin.register` takes, and what a CUDA torch operator calls with its
+tensors' addresses. It has never been run: no machine that built it had a GPU. What can be checked without one is (the
+parameters are byte for byte those of the C++ side; the choice of variant and the refusals are tested).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, TypeAlias
+
+from vitc.errors import BuildError, InputError, missing
+from vitc.kernels.build import KERNEL_NAME, build_cubin
+from vitc.kernels.fields import AttentionFields
+from vitc.kernels.reference import logit_factor, out_factor
+from vitc.kernels.tiles import SM_LIMITS, resolve_tile
+from vitc.kernels.variants import ELEMENT_BYTES, Variant, variant_of
+
+Shape: TypeAlias = "tuple[int, ...]"
+CubinSource: TypeAlias = "Callable[[Variant, str], bytes]"
+"""Gives the cubin of a variant for an architecture ("sm_87"): nvcc, or a folder of a bundle."""
+
+SHARED_WITHOUT_ASKING = 48 * 1024
+"""Dynamic shared memory that a kernel may use without cuFuncSetAttribute (CUDA C++ Programming Guide)."""
+ALIGNMENT = 16
+"""Of every tensor's address: the kernel moves 16 bytes at a time."""
+
+
+class Strides(ctypes.Structure):
+    """`vitc::Strides` of cuda/params.h, in elements."""
+
+    _fields_ = (("batch", ctypes.c_int64), ("row", ctypes.c_int64), ("head", ctypes.c_int64))
+
+
+class AttentionParams(ctypes.Structure):
+    """`vitc::AttentionParams` of cuda/params.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("q", "k", "v", "bias", "out")),
+        ("q_strides", Strides),
+        ("kv_strides", Strides),
+        *(
+            (name, ctypes.c_int32)
+            for name in ("batch", "heads", "queries", "keys", "bias_windows", "bias_heads", "bias_is_half")
+        ),
+        ("logit_factor", ctypes.c_float),
+        ("out_factor", ctypes.c_float),
+    )
+
+
+def make_params(
+    fields: AttentionFields,
+    shapes: Sequence[Shape],
+    dtypes: Sequence[str],
+    inputs: Sequence[int],
+    output: int,
+) -> AttentionParams:
+    """The kernel's parameters: `make_params` of cuda/params.h. Addresses are the device's; dtypes as in `Launch`."""
+    dim, width = fields.head_dim, fields.num_heads * fields.head_dim
+    first = shapes[0]
+    axis = 2 if fields.layout == "bhnd" else 1
+    queries, keys = first[axis], shapes[0 if fields.layout == "packed" else 1][axis]
+    if fields.layout == "packed":
+        element = ELEMENT_BYTES["int8" if fields.int8_in else "fp16"]
+        q_strides = kv_strides = (queries * 3 * width, 3 * width, dim)
+        q, k, v = (inputs[0] + part * width * element for part in range(3))
+    elif fields.layout == "bnhd":
+        q_strides, kv_strides = (queries * width, width, dim), (keys * width, width, dim)
+        q, k, v = inputs[:3]
+    else:
+        q_strides, kv_strides = (queries * width, dim, queries * dim), (keys * width, dim, keys * dim)
+        q, k, v = inputs[:3]
+    bias_shape = shapes[-1] if fields.has_bias else (1, 1)
+    return AttentionParams(
+        q=q,
+        k=k,
+        v=v,
+        bias=inputs[-1] if fields.has_bias else None,
+        out=output,
+        q_strides=Strides(*q_strides),
+        kv_strides=Strides(*kv_strides),
+        batch=first[0],
+        heads=fields.num_heads,
+        queries=queries,
+        keys=keys,
+        bias_windows=bias_shape[0],
+        bias_heads=bias_shape[1],
+        bias_is_half=int(bool(fields.has_bias) and dtypes[len(shapes) - 1] == "float16"),
+        logit_factor=float(logit_factor(fields)),
+        out_factor=float(out_factor(fields)),
+    )
+
+
+def check_call(
+    fields: AttentionFields, dtypes: Sequence[str], inputs: Sequence[int], outputs: Sequence[int]
+) -> None:
+    """Raises `InputError` for dtypes the kernel has not, and for addresses that it can't read 16 bytes at."""
+    names = (*fields.input_names, "out")
+    wanted = {name: ("int8",) if fields.int8_in else ("float16",) for name in names}
+    wanted |= {"bias": ("float16", "float32"), "out": ("int8",) if fields.int8_out else ("float16",)}
+    for name, dtype, address in zip(names, dtypes, (*inputs, *outputs), strict=True):
+        if dtype not in wanted[name]:
+            raise InputError(
+                f"{name} of vitc::VitAttention is {dtype}; the CUDA kernel takes {' or '.join(wanted[name])} here. "
+                "A network in FP32 runs it with FP16 inputs, or leaves this attention to the engine"
+            )
+        if name != "bias" and address % ALIGNMENT:
+            raise InputError(
+                f"{name} of vitc::VitAttention lies at {address:#x}, and must be aligned to {ALIGNMENT} bytes"
+            )
+
+
+def cubin_from_nvcc(variant: Variant, arch: str) -> bytes:
+    """Compiles the variant here, or finds it in the cache."""
+    return build_cubin(variant, arch).path.read_bytes()
+
+
+class CubinLaunch:
+    """Loads each variant's cubin once a context, and launches it on the stream it is given.
+
+    `warm` does the loading ahead of time, so that a call neither loads nor allocates and a CUDA graph can capture it.
+    """
+
+    def __init__(self, cubins: CubinSource = cubin_from_nvcc, driver: ModuleType | None = None) -> None:
+        self._cubins = cubins
+        self._driver: Any = driver if driver is not None else import_driver()
+        self._loaded: dict[tuple[int, Variant], Any] = {}
+        self._lock = threading.Lock()
+
+    def warm(self, fields: AttentionFields) -> Variant:
+        """Loads the kernel for these fields into the current context; gives the variant it chose."""
+        return self._function(fields)[0]
+
+    def __call__(
+        self,
+        fields: AttentionFields,
+        input_shapes: Sequence[Shape],
+        dtypes: Sequence[str],
+        inputs: Sequence[int],
+        outputs: Sequence[int],
+        stream: int,
+    ) -> None:
+        """See `vitc.kernels.plugin.Launch`. Raises `InputError`, or `BuildError` where the driver refuses."""
+        check_call(fields, dtypes, inputs, outputs)
+        variant, function = self._function(fields)
+        params = make_params(fields, input_shapes, dtypes, inputs, outputs[0])
+        blocks = -(-params.queries // variant.tile.query_rows) * params.heads * params.batch
+        arguments = (ctypes.c_void_p * 1)(
+            ctypes.addressof(params)
+        )  # the driver copies the parameters at once
+        self._call(
+            "cuLaunchKernel",
+            function,
+            *(blocks, 1, 1),
+            *(variant.threads, 1, 1),
+            variant.shared_bytes,
+            stream,
+            ctypes.addressof(arguments),
+            0,
+        )
+
+    def _function(self, fields: AttentionFields) -> tuple[Variant, Any]:
+        context = self._call("cuCtxGetCurrent")
+        arch = self._arch()
+        output = "int8" if fields.int8_out else "fp16"
+        input_ = "int8" if fields.int8_in else "fp16"
+        tile = resolve_tile(arch, fields.head_dim, input_, output, fields.tile_q, fields.tile_k)
+        variant = variant_of(fields, tile)
+        key = (int(context), variant)
+        with self._lock:
+            if key not in self._loaded:
+                self._loaded[key] = self._load(variant, arch)
+            return variant, self._loaded[key]
+
+    def _load(self, variant: Variant, arch: str) -> Any:
+        module = self._call("cuModuleLoadData", self._cubins(variant, arch))
+        function = self._call("cuModuleGetFunction", module, KERNEL_NAME.encode())
+        if variant.shared_bytes > SHARED_WITHOUT_ASKING:
+            attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+            self._call("cuFuncSetAttribute", function, attribute, variant.shared_bytes)
+        return function
+
+    def _arch(self) -> str:
+        device = self._call("cuCtxGetDevice")
+        names = self._driver.CUdevice_attribute
+        major = self._call("cuDeviceGetAttribute", names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)
+        minor = self._call("cuDeviceGetAttribute", names.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)
+        arch = f"sm_{major}{minor}"
+        if arch not in SM_LIMITS:
+            raise InputError(
+                f"the attention kernel is not built for this GPU ({arch}); it is for {', '.join(SM_LIMITS)}"
+            )
+        return arch
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        status, *results = getattr(self._driver, name)(*arguments)
+        if int(status) != 0:
+            raise BuildError(f"the CUDA driver's {name} failed with {status}")
+        return results[0] if results else None
+
+
+def import_driver() -> Any:
+    """cuda-python's driver module. Raises `MissingDependencyError`."""
+    try:
+        from cuda.bindings import driver
+    except ImportError as error:
+        raise missing("cuda-python", "launching the attention kernel", extra="cuda") from error
+    return driver

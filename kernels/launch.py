@@ -100,8 +100,11 @@ def check_call(
 ) -> None:
     """Raises `InputError` for dtypes the kernel has not, and for addresses that it can't read 16 bytes at."""
     names = (*fields.input_names, "out")
-    wanted = {name: ("int8",) if fields.int8_in else ("float16",) for name in names}
-    wanted |= {"bias": ("float16", "float32"), "out": ("int8",) if fields.int8_out else ("float16",)}
+    wanted: dict[str, tuple[str, ...]] = {
+        name: ("int8",) if fields.int8_in else ("float16",) for name in names
+    }
+    wanted["bias"] = ("float16", "float32")
+    wanted["out"] = ("int8",) if fields.int8_out else ("float16",)
     for name, dtype, address in zip(names, dtypes, (*inputs, *outputs), strict=True):
         if dtype not in wanted[name]:
             raise InputError(

@@ -9,13 +9,10 @@ import pytest
 if find_spec("torch") is not None:
     import torch
 
+    from vitc.torchvision_import import ensure_torchvision_imports
+
     torch.set_num_threads(1)
-    #: torchvision's wheel is a CUDA build whose C library does not load here; with these schemas declared it imports.
-    #: The object must live as long as the schemas are needed.
-    _TORCHVISION = torch.library.Library("torchvision", "FRAGMENT")
-    for _name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, _name):
-            _TORCHVISION.define(f"{_name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    ensure_torchvision_imports()
 
 
 @pytest.fixture(autouse=True)

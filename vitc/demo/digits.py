@@ -111,5 +111,5 @@ def _train(digits: Digits, epochs: int, seed: int, progress: Callable[[str], Non
             optimizer.step()
             schedule.step()
         if progress is not None and epoch % 5 == 4:
-            progress(f"epoch {epoch + 1} of {epochs}, loss {float(loss):.3f}")
+            progress(f"epoch {epoch + 1} of {epochs}, loss {loss.item():.3f}")
     return model.eval()

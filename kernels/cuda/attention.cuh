@@ -445,7 +445,13 @@ struct AttentionBlock {
         char* const target = static_cast<char*>(p.out) + batch * (p.queries * row_bytes) +
                              static_cast<int64_t>(head) * Config::kValidOutRowBytes;
         uint32_t const out = shared + static_cast<uint32_t>(warp_row) * Config::kOutRowBytes;
-        for (int i = lane; i < 16 * kWarpTiles * kPieces; i += 32) {
+        constexpr int kTotal = 16 * kWarpTiles * kPieces;
+        VITC_UNROLL
+        for (int round = 0; round < (kTotal + 31) / 32; ++round) {
+            int const i = round * 32 + lane;
+            if (kTotal % 32 != 0 && i >= kTotal) {
+                break;
+            }
             int const row = i / kPieces;
             int const byte = i % kPieces * kPiece;
             int const query = first_query + warp_row + row;

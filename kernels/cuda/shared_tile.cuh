@@ -40,8 +40,13 @@ VITC_DEVICE void load_rows(uint32_t tile, char const* head, int64_t row_stride_b
     constexpr int kPiece = kValidBytes % 16 == 0 ? 16 : 8;
     static_assert(kValidBytes % kPiece == 0, "a head's row must be a multiple of 8 bytes, or its pieces are misaligned");
     constexpr int kPieces = kRowBytes / kPiece;
+    constexpr int kTotal = kRows * kPieces;
     VITC_UNROLL
-    for (int i = thread_index(); i < kRows * kPieces; i += kThreads) {
+    for (int round = 0; round < (kTotal + kThreads - 1) / kThreads; ++round) {
+        int const i = round * kThreads + thread_index();
+        if (kTotal % kThreads != 0 && i >= kTotal) {
+            break;
+        }
         int const row = i / kPieces;
         int const byte = i % kPieces * kPiece;
         bool const valid = first + row < limit && byte < kValidBytes;

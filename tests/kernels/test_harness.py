@@ -236,8 +236,8 @@ PLANTED = {
     ),
     "rows that nobody loads": (
         "shared_tile.cuh",
-        "i < kRows * kPieces;",
-        "i < (kRows - 1) * kPieces;",
+        "constexpr int kTotal = kRows * kPieces;",
+        "constexpr int kTotal = (kRows - 1) * kPieces;",
         "which nothing has written",
     ),
 }

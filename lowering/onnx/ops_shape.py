@@ -244,6 +244,11 @@ def _filled(e: Emitter, node: Node) -> str:
     return e.op("Expand", [scalar, e.shape(node.args[1] if "new_" in name else node.args[0])])  # type: ignore[arg-type]
 
 
+@emits(aten.fill.Tensor, aten.fill.Scalar)
+def _fill(e: Emitter, node: Node) -> str:
+    return e.op("Expand", [e.operand(node.args[1], val(node).dtype), e.op("Shape", [e.value(node.args[0])])])
+
+
 @emits(aten.arange.default, aten.arange.start, aten.arange.start_step)
 def _arange(e: Emitter, node: Node) -> str:
     start, end, step = ([0, *node.args] if len(node.args) == 1 else list(node.args)) + ([1] if len(node.args) < 3 else [])

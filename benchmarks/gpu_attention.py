@@ -248,7 +248,7 @@ class Gpu:
             ("vitc fp16", "fp16", False, False),
         ):
             kinds = ("int8" if is_int8 else "fp16", "int8" if int8_out else "fp16")
-            tile = choose_tile(
+            choice = choose_tile(
                 self.arch,
                 self.sm_count,
                 shape.head_dim,
@@ -263,8 +263,8 @@ class Gpu:
                 shape.head_dim,
                 shape.head_dim**-0.5,
                 0,
-                tile.query_rows,
-                tile.key_rows,
+                choice.tile.query_rows,
+                choice.tile.key_rows,
                 pv,
                 *(scales if is_int8 else (0.0, 0.0, 0.0)),
                 scales[2] if int8_out else 0.0,

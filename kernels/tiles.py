@@ -69,23 +69,39 @@ def fits(arch: str, head_dim: int, input: str, output: str, tile: Tile) -> bool:
     return shared_bytes(head_dim, input, output, tile) <= SM_LIMITS[arch].shared_per_block
 
 
+@dataclasses.dataclass(frozen=True)
+class TileChoice:
+    """A tile, and why it was taken: one clause for a report."""
+
+    tile: Tile
+    reason: str
+
+
 def choose_tile(
     arch: str, sm_count: int, head_dim: int, input: str, output: str, queries: int, keys: int, heads: int
-) -> Tile:
+) -> TileChoice:
     """The tile for one shape, `heads` being batch times heads: what `tile_q` and `tile_k` should say.
 
     Short query tiles where the whole grid would not give each multiprocessor a block; short key tiles where they
     save padding (197 tokens are 256 keys in tiles of 64 and 224 in tiles of 32) or where nothing else fits.
     """
     if not fits(arch, head_dim, input, output, DEFAULT_TILE):
-        return SHORT_KEY_TILE
-    if math.ceil(queries / DEFAULT_TILE.query_rows) * heads < sm_count:
-        return SHORT_QUERY_TILE
+        return TileChoice(SHORT_KEY_TILE, f"tiles of 64 keys do not fit the shared memory of {arch}")
+    blocks = math.ceil(queries / DEFAULT_TILE.query_rows) * heads
+    if blocks < sm_count:
+        return TileChoice(
+            SHORT_QUERY_TILE, f"tiles of 64 queries make {blocks} blocks for {sm_count} multiprocessors"
+        )
     padded = {
         tile: math.ceil(keys / tile.key_rows) * tile.key_rows for tile in (DEFAULT_TILE, SHORT_KEY_TILE)
     }
     saving = 1 - padded[SHORT_KEY_TILE] / padded[DEFAULT_TILE]
-    return SHORT_KEY_TILE if saving > WORTHWHILE_SAVING else DEFAULT_TILE
+    if saving > WORTHWHILE_SAVING:
+        return TileChoice(
+            SHORT_KEY_TILE,
+            f"{keys} keys are padded to {padded[SHORT_KEY_TILE]}, and to {padded[DEFAULT_TILE]} in tiles of 64",
+        )
+    return TileChoice(DEFAULT_TILE, f"the default: {blocks} blocks for {sm_count} multiprocessors")
 
 
 def resolve_tile(arch: str, head_dim: int, input: str, output: str, tile_q: int, tile_k: int) -> Tile:

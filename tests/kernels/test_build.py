@@ -171,13 +171,24 @@ def test_a_tile_that_fits_exists_everywhere() -> None:
         fits("sm_52", 64, "int8", "int8", DEFAULT_TILE)
 
 
-def test_the_choice_of_tile() -> None:
-    vit_b = {"arch": "sm_87", "head_dim": 64, "input": "int8", "output": "int8"}
-    assert choose_tile(**vit_b, sm_count=16, queries=577, keys=577, heads=12) == DEFAULT_TILE
-    assert choose_tile(**vit_b, sm_count=16, queries=197, keys=197, heads=12) == SHORT_KEY_TILE
-    assert choose_tile(**vit_b, sm_count=132, queries=197, keys=197, heads=12) == SHORT_QUERY_TILE
-    turing = {**vit_b, "arch": "sm_75", "head_dim": 128, "input": "fp16", "output": "fp16"}
-    assert choose_tile(**turing, sm_count=40, queries=577, keys=577, heads=12) == SHORT_KEY_TILE
+@pytest.mark.parametrize(
+    ("changes", "tile", "reason"),
+    [
+        ({"queries": 577, "keys": 577}, DEFAULT_TILE, "the default: 120 blocks for 16 multiprocessors"),
+        ({}, SHORT_KEY_TILE, "197 keys are padded to 224, and to 256 in tiles of 64"),
+        ({"sm_count": 132}, SHORT_QUERY_TILE, "tiles of 64 queries make 48 blocks for 132 multiprocessors"),
+        (
+            {"arch": "sm_75", "head_dim": 128, "input": "fp16", "output": "fp16"},
+            SHORT_KEY_TILE,
+            "tiles of 64 keys do not fit the shared memory of sm_75",
+        ),
+    ],
+)
+def test_the_choice_of_tile(changes: dict[str, object], tile: Tile, reason: str) -> None:
+    vit_b = {"arch": "sm_87", "sm_count": 16, "head_dim": 64, "input": "int8", "output": "int8"}
+    shape = {"queries": 197, "keys": 197, "heads": 12}
+    choice = choose_tile(**{**vit_b, **shape, **changes})  # type: ignore[arg-type]
+    assert (choice.tile, choice.reason) == (tile, reason)
 
 
 def test_hints() -> None:

@@ -76,7 +76,8 @@ def require_nvcc() -> str:
     if nvcc is None:
         raise MissingDependencyError(
             "building the attention kernel needs nvcc, which is neither in CUDA_HOME, nor on the path, nor in "
-            "/usr/local/cuda: install the CUDA toolkit, or pip install nvidia-cuda-nvcc nvidia-cuda-crt"
+            "/usr/local/cuda: install the CUDA toolkit, or pip install nvidia-cuda-nvcc nvidia-cuda-crt "
+            "nvidia-cuda-runtime nvidia-cuda-cccl nvidia-nvvm"
         )
     return nvcc
 

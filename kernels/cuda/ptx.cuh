@@ -32,24 +32,28 @@ VITC_DEVICE uint32_t shared_base() {
     return static_cast<uint32_t>(__cvta_generic_to_shared(storage));
 }
 
+// They read memory, and so must not cross a barrier: hence the clobbers.
 // Each of the four 8x8 matrices of 16-bit elements has its row addresses in 8 lanes: 0-7, 8-15, 16-23, 24-31.
 VITC_DEVICE void load_matrix_x4(uint32_t (&r)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address));
+                 : "r"(address)
+                 : "memory");
 }
 
 VITC_DEVICE void load_matrix_x4_trans(uint32_t (&r)[4], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-                 : "r"(address));
+                 : "r"(address)
+                 : "memory");
 }
 
 // Two matrices, rows in lanes 0-15; the other lanes' addresses must be valid and are not read.
 VITC_DEVICE void load_matrix_x2(uint32_t (&r)[2], uint32_t address) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
                  : "=r"(r[0]), "=r"(r[1])
-                 : "r"(address));
+                 : "r"(address)
+                 : "memory");
 }
 
 VITC_DEVICE void store_shared(uint32_t address, uint4 v) {

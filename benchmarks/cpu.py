@@ -266,7 +266,7 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise SystemExit(f"{self.label}: the process ended with code {self.process.wait()}; its own message stands above")
+            raise RuntimeError(f"{self.label}: the process ended with code {self.process.wait()}; its own message stands above")
         return json.loads(line)  # type: ignore[no-any-return]
 
     def once(self, batch: int) -> dict[str, float]:
@@ -336,9 +336,16 @@ def main() -> None:
         work(args.work, args.model, args.threads)
         return
     labels = [x for i, x in enumerate(CONTENDERS) if i == 0 or not args.only or x.startswith(tuple(args.only))]
-    workers = []
+    workers, missing = [], []
     for label in labels:
-        workers.append(Worker(label, args.model, args.threads))
+        try:
+            workers.append(Worker(label, args.model, args.threads))
+        except RuntimeError as error:
+            if not workers:
+                raise  # nothing to agree with
+            missing.append(label)
+            print(error, file=sys.stderr)
+            continue
         print(f"{label}: ready after {workers[-1].seconds:.0f} s", file=sys.stderr)
     times: dict[tuple[str, int], list[dict[str, float]]] = {(w.label, b): [] for w in workers for b in args.batch}
     for turn in range(args.rounds):
@@ -347,6 +354,8 @@ def main() -> None:
                 times[worker.label, batch].append(worker.once(batch))
         print(f"round {turn + 1} of {args.rounds}", file=sys.stderr)
     text = f"{header(args.model, args.threads, args.rounds)}\n\n{table(workers, times, args.batch, args.threads)}\n"
+    if missing:
+        text += f"\nLeft out, because they failed here: {', '.join(missing)}.\n"
     for worker in workers:
         worker.close()
     print(text)

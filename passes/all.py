@@ -2,6 +2,7 @@
 
 from vitc.passes import precision, tiling
 from vitc.passes.canonical import (
+    attention_4d,
     batch_first,
     drop_noops,
     finish,
@@ -9,12 +10,14 @@ from vitc.passes.canonical import (
     fold_constants,
     fuse_attention,
     merge_qkv,
+    order_qkv,
     recognise_gelu,
     recognise_layer_norm,
+    simplify_mask,
 )
 from vitc.passes.quantization import quantize_int8
 
 __all__ = [
-    "batch_first", "drop_noops", "finish", "fold_batch_norm", "fold_constants", "fuse_attention", "merge_qkv",
-    "precision", "quantize_int8", "recognise_gelu", "recognise_layer_norm", "tiling",
+    "attention_4d", "batch_first", "drop_noops", "finish", "fold_batch_norm", "fold_constants", "fuse_attention", "merge_qkv",
+    "order_qkv", "precision", "quantize_int8", "recognise_gelu", "recognise_layer_norm", "simplify_mask", "tiling",
 ]  # fmt: skip

@@ -8,6 +8,7 @@ q/k norms), [B, H, N, D].
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -63,6 +64,8 @@ class TileAttention(Pass):
         tile_q, tile_k = choose_tiles(target, example_shape(q)[2], example_shape(k)[2], head_dim)
         tile_q, tile_k = self.tile_q or tile_q, self.tile_k or tile_k
         with rewriter.at(node):
+            if layout != "bhnd":
+                inputs = [_three_dims(rewriter, n, example_shape(t)[2]) for n, t in zip(inputs, (q, k, v), strict=False)]
             padded = [*inputs, None, None][:3]
             new = rewriter.call(
                 torch.ops.vitc.attention.default, *padded, bias, heads, head_dim, scale, layout, tile_q, tile_k
@@ -75,6 +78,13 @@ class TileAttention(Pass):
             split = rewriter.call(aten.unflatten.int, new, -1, [heads, head_dim])
             rewriter.replace(node, rewriter.call(aten.transpose.int, split, 1, 2))
         return layout
+
+
+def _three_dims(rewriter: Rewriter, source: Node, tokens: int) -> Node:
+    """[B, tokens, C] of a tensor with windows or rows and columns apart."""
+    if len(shape_of(source)) == 3 and shape_of(source)[1] == tokens:
+        return source
+    return rewriter.call(aten.reshape.default, source, [-1, tokens, shape_of(source)[-1]])
 
 
 def choose_tiles(target: Target, queries: int, keys: int, head_dim: int) -> tuple[int, int]:
@@ -133,27 +143,34 @@ def _bias_fits(bias: Node, q: Node, k: Node) -> bool:
 
 
 def _layout(q: Node, k: Node, v: Node) -> tuple[str, list[Node]]:
-    """The cheapest layout the operands already have in memory, and the tensors that have it."""
-    heads, tokens, head_dim = example_shape(q)[1:]
+    """The cheapest layout the operands already have in memory, and the tensors that have it, up to a view."""
+    batch, heads, tokens, head_dim = example_shape(q)
+    packed = (batch, tokens, 3 * heads * head_dim)
     ups = [ancestry(t) for t in (q, k, v)]
-    common = [n for n in ups[0] if n in ups[1] and n in ups[2]]
-    for source in common:
-        if len(shape_of(source)) == 3 and example_shape(source)[1:] == (tokens, 3 * heads * head_dim):
-            want = split_heads(indices(source), None, None, heads, head_dim, "packed")
-            got = [replay(t, source, indices(source)) for t in (q, k, v)]
-            if all(torch.equal(w, g) for w, g in zip(want, got, strict=True)):
-                return "packed", [source]
+    for source in (n for n in ups[0] if n in ups[1] and n in ups[2]):
+        if not _is_view(source, packed):
+            continue
+        want = split_heads(indices(source).reshape(packed), None, None, heads, head_dim, "packed")
+        got = [replay(t, source, indices(source)) for t in (q, k, v)]
+        if all(torch.equal(w, g) for w, g in zip(want, got, strict=True)):
+            return "packed", [source]
     sources = [_heads_last_source(t) for t in (q, k, v)]
     if all(s is not None for s in sources):
         return "bnhd", sources  # type: ignore[return-value]
     return "bhnd", [q, k, v]
 
 
+def _is_view(source: Node, shape: tuple[int, int, int]) -> bool:
+    """`source` has the elements of `shape`, in the same order: the same last dimension and number of elements."""
+    own = example_shape(source)
+    return len(own) >= 3 and own[-1] == shape[-1] and math.prod(own) == math.prod(shape)
+
+
 def _heads_last_source(operand: Node) -> Node | None:
-    """The [B, N, H·D] tensor that the operand [B, H, N, D] is a view of."""
+    """The tensor that is, up to a view, the operand [B, H, N, D] as [B, N, H·D]."""
     batch, heads, tokens, head_dim = example_shape(operand)
     for source in ancestry(operand)[1:]:
-        if example_shape(source) != (batch, tokens, heads * head_dim):
+        if not _is_view(source, (batch, tokens, heads * head_dim)):
             continue
         start = indices(source)
         if torch.equal(start.reshape(batch, tokens, heads, head_dim).transpose(1, 2), replay(operand, source, start)):

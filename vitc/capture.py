@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,8 +60,11 @@ def _from_exported(exported: ExportedProgram, target: Target) -> Program:
 
 
 def _program(exported: ExportedProgram, target: Target, args: Any, kwargs: Any, batch: BatchRange | None) -> Program:
-    # An empty table keeps linear, layer_norm, gelu and SDPA whole and only makes the graph functional.
-    module = exported.run_decompositions({}).module()
+    with warnings.catch_warnings():
+        # torch copies its own tree specs in a way that it calls deprecated.
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
+        # An empty table keeps linear, layer_norm, gelu and SDPA whole and only makes the graph functional.
+        module = exported.run_decompositions({}).module()
     assert isinstance(module, torch.fx.GraphModule)
     graph = module.graph
     for node in list(graph.nodes):

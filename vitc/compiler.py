@@ -45,8 +45,11 @@ CANONICAL = (
     "batch-first",  # nn.MultiheadAttention's [N, B, C]
     "drop-noops",
     "fuse-attention",  # every spelling → scaled_dot_product_attention
-    "fold-constants",  # the biases it summed
-    "merge-qkv",
+    "attention-4d",  # windows and merged heads
+    "simplify-mask",
+    "fold-constants",  # the biases they made
+    "merge-qkv",  # three linears → one
+    "order-qkv",  # one linear, sorted q, k, v
     "canonical",
 )
 
@@ -253,8 +256,7 @@ def _finished(chosen: CompiledModel, made: Plan, decision: str | None = None) ->
     inputs = [t[:1] for t in made.original.example_inputs]
     if made.original.batch is None:
         inputs = list(made.original.example_inputs)
-    with torch.no_grad():
-        want = list(tensors_of(made.original.module(*inputs)))
+    want = made.original.run(*inputs)
     got = list(tensors_of(chosen(*inputs)))
     cosine = min(_cosine(a, b) for a, b in zip(want, got, strict=True))
     report = replace(chosen.report(), agreement={"cosine to the original, example input": cosine})

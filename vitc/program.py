@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.fx import Graph, GraphModule
+from torch.fx import Graph, GraphModule, Interpreter
 
 if TYPE_CHECKING:
     from vitc.calibration import CalibrationStream
@@ -61,6 +61,13 @@ class Program:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
+
+    def run(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
+        """The output tensors for flat input tensors in the order of `example_inputs`, whatever structure, and whatever
+        keywords, the user's model has. Without gradients."""
+        with torch.no_grad():
+            leaves = Interpreter(self.module).run(*inputs, enable_io_processing=False)
+        return [t for t in leaves if isinstance(t, torch.Tensor)]
 
     def evolve(self, **changes: Any) -> Program:
         """A copy with fields replaced."""

@@ -17,7 +17,8 @@ class Canonical(Pass):
     gives = "canonical"
     after = (
         "drop-noops", "fold-constants", "fold-batch-norm", "recognise-gelu", "recognise-layer-norm", "batch-first",
-        "fuse-attention", "merge-qkv",
+        "fuse-attention", "attention-4d", "simplify-mask", "merge-qkv",
+        "order-qkv",
     )  # fmt: skip
 
     def run(self, program: Program) -> Program:

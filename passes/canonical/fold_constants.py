@@ -10,12 +10,14 @@ from torch.fx import Node
 from torch.fx.node import map_arg
 
 from vitc.graph import Rewriter, constant, module_path
-from vitc.graph.nodes import is_constant, is_tensor
+from vitc.graph.nodes import is_constant, is_tensor, val
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 #: Creation operators: constants without an operand.
 _CREATES = ("aten.arange", "aten.full", "aten.zeros", "aten.ones", "aten.scalar_tensor", "aten.linspace", "aten.eye", "aten.empty")
+#: The same with an operand that only gives dtype and device (and the shape, which is known).
+_CREATES_LIKE = ("aten.new_", "aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.empty_like")
 
 
 @register_pass
@@ -63,11 +65,19 @@ def _foldable(node: Node, values: dict[Node, Any]) -> bool:
         return False
     operands = node.all_input_nodes
     if not operands:
-        return str(node.target).startswith(_CREATES) or (is_tensor(node) and str(node.target).startswith("aten.full"))
-    return all(n in values for n in operands)
+        return str(node.target).startswith(_CREATES)
+    return _creates_like(node) or all(n in values for n in operands)
+
+
+def _creates_like(node: Node) -> bool:
+    return str(node.target).startswith(_CREATES_LIKE) and len(node.all_input_nodes) == 1 and is_tensor(node.args[0])
 
 
 def _evaluate(node: Node, values: dict[Node, Any]) -> Any:
+    if _creates_like(node):
+        like: Node = node.args[0]  # type: ignore[assignment]
+        shape = tuple(val(node).shape)  # that of *_like; new_* take theirs as an argument
+        values = {**values, like: torch.empty(shape, dtype=val(like).dtype)}
     args = map_arg(node.args, values.__getitem__)
     kwargs = map_arg(dict(node.kwargs), values.__getitem__)
     with torch.no_grad():

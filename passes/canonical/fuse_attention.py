@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from vitc.graph import Rewriter, constant, shape_of
-from vitc.graph.movement import ancestry
-from vitc.graph.nodes import is_constant, is_tensor, same_shape, sole_user, val, where
+from vitc.graph import Rewriter, shape_of
+from vitc.graph.nodes import is_tensor, same_shape, sole_user, val, where
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
@@ -20,10 +19,22 @@ _MATMUL = (aten.matmul.default, aten.bmm.default)
 _VIEW = (aten.reshape.default,)
 
 
+@dataclass
+class _Scores:
+    """q·kᵀ·scale·factors + biases: what enters a softmax. `factors`: tensors that scale whole heads, as Swin v2's
+    temperature; `windows`: the windowed view, if a bias is per window."""
+
+    product: Node
+    scale: float
+    factors: list[Node]
+    biases: list[Node]
+    windows: Node | None
+
+
 @register_pass
 @dataclass(frozen=True)
 class FuseAttention(Pass):
-    """matmul–softmax–matmul with scale, bias or mask in any order → SDPA; SDPA's own masks → none, or an additive bias.
+    """matmul–softmax–matmul with scale, bias or mask in any order → SDPA.
 
     Left alone, and said so in the journal: softmaxes between which something else stands (talking heads, channel
     attention).
@@ -40,9 +51,6 @@ class FuseAttention(Pass):
                 reason = _fuse(rewriter, node)
                 if reason:
                     notes.append(f"{where(node)} is not fused: {reason}")
-        for node in list(program.graph.nodes):
-            if node.target is sdpa:
-                _simplify_mask(rewriter, node)
         rewriter.finish()
         for note in notes:
             program = program.note(note)
@@ -61,7 +69,7 @@ def _fuse(rewriter: Rewriter, softmax: Node) -> str | None:
     terms = _scores(softmax.args[0])  # type: ignore[arg-type]
     if terms is None:
         return "its scores are not q·kᵀ with a scale and a bias"
-    scores, scale, biases, windows = terms
+    scores, biases = terms.product, terms.biases
     q, k_t = scores.args
     v = product.args[1]
     if rank not in (3, 4) or len(shape_of(scores)) != rank:
@@ -73,16 +81,18 @@ def _fuse(rewriter: Rewriter, softmax: Node) -> str | None:
     if shape_of(q)[-1] != shape_of(v)[-1]:  # type: ignore[arg-type]
         return f"head size {shape_of(q)[-1]} of q and {shape_of(v)[-1]} of v differ"  # type: ignore[arg-type]
     with rewriter.at(product):
+        for factor in terms.factors:
+            q = rewriter.call(aten.mul.Tensor, q, factor)
         k = rewriter.call(aten.transpose.int, k_t, -2, -1)
         operands = [q, k, v]
         if rank == 3:  # heads are merged with the batch, or there is one
             operands = [rewriter.call(aten.unsqueeze.default, t, 1) for t in operands]
             biases = [rewriter.call(aten.unsqueeze.default, b, 1) if len(shape_of(b)) == 3 else b for b in biases]
         bias = _sum(rewriter, biases)
-        if windows is not None:
-            repeats = rewriter.call(aten.sym_size.int, windows, 0)
+        if terms.windows is not None:
+            repeats = rewriter.call(aten.sym_size.int, terms.windows, 0)
             bias = rewriter.call(aten.repeat.default, bias, [repeats, 1, 1, 1])
-        fused = rewriter.call(sdpa, *operands, bias, scale=scale * q_scale * k_scale)
+        fused = rewriter.call(sdpa, *operands, bias, scale=terms.scale * q_scale * k_scale)
         if rank == 3:
             fused = rewriter.call(aten.squeeze.dim, fused, 1)
     rewriter.replace(product, fused)
@@ -98,35 +108,42 @@ def _skip_movement_like_casts(node: Node) -> Node:
     return node
 
 
-def _scores(node: Node) -> tuple[Node, float, list[Node], Node | None] | None:
-    """(q·kᵀ, scale, biases, the windowed view if a bias is per window) of what enters the softmax; outermost first."""
-    scale, biases, windowed = 1.0, [], None
+def _scores(node: Node) -> _Scores | None:
+    """Walks from the softmax's operand down to q·kᵀ, outermost term first."""
+    found = _Scores(node, 1.0, [], [], None)
     while node.target not in _MATMUL:
         if not node.args or len(node.users) != 1:
             return None
         if node.target in (aten.mul.Tensor, aten.div.Tensor) and (factor := _scalar(node)) is not None:
-            scale *= factor
+            found.scale *= factor
+        elif node.target is aten.mul.Tensor and is_tensor(node.args[1]) and _scales_heads(node.args[1]):  # type: ignore[arg-type]
+            found.factors.append(node.args[1])  # type: ignore[arg-type]
         elif node.target is aten.add.Tensor and len(node.args) == 2 and not node.kwargs:
             left, right = node.args
-            inner = left if _leads_to_matmul(left) else right
-            biases.append(right if inner is left else left)
-            if not all(is_tensor(n) for n in (inner, biases[-1])):
+            inner, bias = (left, right) if _leads_to_matmul(left) else (right, left)
+            if not (is_tensor(inner) and is_tensor(bias)) or found.scale != 1.0 or found.factors:
                 return None
+            found.biases.append(bias)  # type: ignore[arg-type]
             node = inner  # type: ignore[assignment]
-            if scale != 1.0:
-                return None
             continue
         elif node.target in _VIEW:
             windows = _window_bias(node)
-            if windows is None or windowed is not None:
+            if windows is None or found.windows is not None:
                 return None
-            node, bias, windowed = windows
-            biases.append(bias)
+            node, bias, found.windows = windows
+            found.biases.append(bias)
             continue
         else:
             return None
         node = node.args[0]  # type: ignore[assignment]
-    return (node, scale, biases, windowed) if len(node.users) == 1 else None
+    found.product = node
+    return found if len(node.users) == 1 else None
+
+
+def _scales_heads(factor: Node) -> bool:
+    """One number a head at most: [H, 1, 1] or [1, H, 1, 1]."""
+    shape = shape_of(factor)
+    return len(shape) in (3, 4) and shape[-2:] == (1, 1)
 
 
 def _leads_to_matmul(node: Any) -> bool:
@@ -179,35 +196,3 @@ def _sum(rewriter: Rewriter, biases: list[Node]) -> Node | None:
             bias = rewriter.call(aten.unsqueeze.default, bias, 0)
         total = bias if total is None else rewriter.call(aten.add.Tensor, total, bias)
     return total
-
-
-def _simplify_mask(rewriter: Rewriter, node: Node) -> None:
-    """An all-true or all-zero mask goes; a constant boolean mask becomes an additive one; a batch expand goes."""
-    args = list(node.args) + [None, 0.0, False][len(node.args) - 3 :]
-    mask = node.kwargs.get("attn_mask", args[3])
-    if not isinstance(mask, Node):
-        return
-    root = mask
-    while root.target is aten.expand.default and _repeats_only_leading(root):
-        root = root.args[0]  # type: ignore[assignment]
-    kwargs = {k: v for k, v in node.kwargs.items() if k != "attn_mask"}
-    if is_constant(root):
-        value = constant(rewriter.module, root)
-        neutral = value.all() if value.dtype == torch.bool else (value == 0).all()
-        with rewriter.at(node):
-            if bool(neutral):
-                new = rewriter.call(sdpa, *args[:3], None, *args[4:], **kwargs)
-            elif value.dtype == torch.bool:
-                additive = torch.zeros(value.shape).masked_fill(~value, -torch.inf)
-                name = rewriter.unique_name(f"{root.target}_additive")
-                new = rewriter.call(sdpa, *args[:3], rewriter.parameter(name, additive), *args[4:], **kwargs)
-            elif root is not mask:
-                new = rewriter.call(sdpa, *args[:3], root, *args[4:], **kwargs)
-            else:
-                return
-        rewriter.replace(node, new)
-
-
-def _repeats_only_leading(expand: Node) -> bool:
-    """Only dimensions that broadcast anyway are repeated."""
-    return len(shape_of(expand)) == len(shape_of(expand.args[0])) and bool(ancestry(expand))  # type: ignore[arg-type]

@@ -113,3 +113,56 @@ class SequenceFirst(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.attention(x, x, x, need_weights=False)[0]
+
+
+class PerHead(Packed):
+    """TinyViT: each head cut into its own q, k and v."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, HEADS, -1).split([c // HEADS] * 3, dim=3)
+        heads = (t.permute(0, 2, 1, 3) for t in (q, k, v))
+        return self.proj(self.attend(*heads).transpose(1, 2).reshape(b, n, c))
+
+
+class Temperature(Packed):
+    """Swin v2: cosine similarity, scaled by a learned number a head."""
+
+    def __init__(self) -> None:
+        super().__init__(bias=True)
+        self.logit_scale = nn.Parameter(torch.rand(HEADS, 1, 1) + 1)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        scores = F.normalize(q, dim=-1) @ F.normalize(k, dim=-1).transpose(-2, -1) * self.logit_scale
+        return (scores + self.bias).softmax(-1) @ v
+
+
+class MergedHeads(Packed):
+    """SAM: heads in the batch, a bias computed from q."""
+
+    def __init__(self, bias: bool = True) -> None:
+        super().__init__()
+        self.rel = nn.Parameter(torch.randn(TOKENS, WIDTH // HEADS)) if bias else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).view(b, n, 3, HEADS, -1).permute(2, 0, 3, 1, 4).reshape(3, b * HEADS, n, -1).unbind(0)
+        mask = None if self.rel is None else q @ self.rel.t()
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.proj(out.view(b, HEADS, n, -1).transpose(1, 2).reshape(b, n, c))
+
+
+class OneHead(Packed):
+    """Rank 3 without heads."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.proj(F.scaled_dot_product_attention(*self.qkv(x).chunk(3, -1)))
+
+
+class WindowsApart(Packed):
+    """Twins, Hiera: 2 windows an image as a dimension of their own, rank 5."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, n, c = x.shape
+        q, k, v = self.qkv(x).reshape(b, 2, n // 2, 3, HEADS, c // HEADS).permute(3, 0, 1, 4, 2, 5).unbind(0)
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(2, 3).reshape(b, n, c))

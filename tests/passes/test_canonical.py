@@ -62,6 +62,12 @@ def test_fold_constants_computes_what_depends_on_weights_alone() -> None:
     assert [n.target for n in after.graph.nodes if n.op == "call_function"] == [aten.add.Tensor]
 
 
+def test_fold_constants_knows_tensors_that_only_look_like_the_input() -> None:
+    model = Lambda(lambda m, x: x + (x.new_zeros(models.WIDTH) + m.row), row=nn.Parameter(torch.randn(models.WIDTH)))
+    _, after = check(model, "fold-constants", tokens())
+    assert [n.target for n in after.graph.nodes if n.op == "call_function"] == [aten.add.Tensor]
+
+
 def test_fold_constants_leaves_what_would_grow_beyond_max_bytes() -> None:
     model = Lambda(lambda m, x: x + m.row.expand(models.TOKENS, models.WIDTH), row=nn.Parameter(torch.randn(models.WIDTH)))
     _, after = check(model, "fold-constants{max_bytes=16}", tokens())
@@ -153,6 +159,61 @@ def test_every_spelling_becomes_one_attention(kind: type[models.Packed], bias: b
 def test_windows_become_one_attention() -> None:
     _, after = check(models.Windowed(), CANON, tokens(2 * models.TOKENS))
     assert (count(after, SDPA), count(after, aten.softmax.int)) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    ("model", "count_tokens"),
+    [
+        (models.Temperature(), models.TOKENS),
+        (models.MergedHeads(), models.TOKENS),
+        (models.MergedHeads(bias=False), models.TOKENS),
+        (models.OneHead(), models.TOKENS),
+        (models.WindowsApart(), 2 * models.TOKENS),
+    ],
+    ids=["temperature", "merged heads, bias", "merged heads", "one head", "windows apart"],
+)
+def test_attention_of_any_rank_becomes_four_dimensional(model: nn.Module, count_tokens: int) -> None:
+    _, after = check(model, CANON, tokens(count_tokens))
+    (attention,) = [n for n in after.graph.nodes if n.target is SDPA]
+    assert [len(n.meta["val"].shape) for n in attention.args[:3]] == [4, 4, 4]
+    assert count(after, aten.softmax.int) == 0
+
+
+def test_windows_apart_with_a_mask_keep_their_rank_and_the_journal_says_so() -> None:
+    def function(m, x):
+        heads = x.reshape(x.shape[0], 2, 1, models.TOKENS, models.WIDTH)
+        return nn.functional.scaled_dot_product_attention(heads, heads, heads, attn_mask=m.mask).reshape(x.shape)
+
+    model = Lambda(function, mask=nn.Parameter(torch.randn(models.TOKENS, models.TOKENS)))
+    _, after = check(model, CANON, tokens(2 * models.TOKENS))
+    assert any("keeps rank 5: a mask on windows beside the batch" in n for entry in after.journal for n in entry.notes)
+
+
+def test_order_qkv_sorts_what_is_cut_by_head() -> None:
+    model = models.PerHead()
+    _, after = check(model, CANON, tokens())
+    weight = next(n for n in after.graph.nodes if n.op == "get_attr" and str(n.target).startswith("qkv.weight"))
+    size = models.WIDTH // models.HEADS
+    by_head = model.qkv.weight.reshape(models.HEADS, 3, size, models.WIDTH).transpose(0, 1).reshape(-1, models.WIDTH)
+    torch.testing.assert_close(after.module.get_parameter(str(weight.target)), by_head, rtol=0, atol=0)
+
+
+def test_order_qkv_leaves_a_linear_that_others_read() -> None:
+    class Read(models.PerHead):
+        def forward(self, x):
+            b, n, c = x.shape
+            qkv = self.qkv(x)
+            heads = (t.transpose(1, 2) for t in qkv.view(b, n, models.HEADS, -1).split([c // models.HEADS] * 3, dim=3))
+            return self.proj(self.attend(*heads).transpose(1, 2).reshape(b, n, c)) + qkv.sum(-1, keepdim=True)
+
+    _, after = check(Read(), CANON, tokens())
+    assert not [n for n in after.graph.nodes if n.op == "get_attr" and "_ordered" in str(n.target)]
+
+
+def test_a_bias_of_rank_three_gets_four() -> None:
+    _, after = check(_masked(torch.randn(1, models.TOKENS, models.TOKENS)), CANON, tokens())
+    (attention,) = [n for n in after.graph.nodes if n.target is SDPA]
+    assert len(attention.args[3].meta["val"].shape) == 4
 
 
 def test_talking_heads_are_left_alone_and_the_journal_says_so() -> None:

@@ -26,10 +26,12 @@ def _tokens(count: int = models.TOKENS) -> torch.Tensor:
         (models.Packed(bias=True), "packed", 1),
         (models.Separate(), "packed", 1),
         (models.SequenceFirst(), "packed", 1),
+        (models.PerHead(), "packed", 1),
+        (models.MergedHeads(), "packed", 1),
         (models.Cross(), "bnhd", 2),
         (models.Normed(), "bhnd", 1),
     ],
-    ids=["packed", "packed bias", "separate", "sequence first", "cross", "normed"],
+    ids=["packed", "packed bias", "separate", "sequence first", "per head", "merged heads", "cross", "normed"],
 )
 def test_layout_and_numbers(model: nn.Module, layout: str, inputs: int) -> None:
     given = tuple(_tokens() + i for i in range(inputs))
@@ -47,6 +49,16 @@ def test_windows_share_a_bias_of_one_row_a_window() -> None:
     program = through(captured(model, x), TILED)
     (node,) = [n for n in program.graph.nodes if n.target is ATTENTION]
     assert tuple(node.args[3].meta["val"].shape) == (2, models.HEADS, models.TOKENS, models.TOKENS)
+    for given in (x[:1], torch.cat([x, x[:1]])):
+        with torch.no_grad():
+            torch.testing.assert_close(outputs(program, given), model(given), atol=1e-5, rtol=1e-5)
+
+
+def test_windows_apart_are_packed_up_to_a_view() -> None:
+    model, x = models.WindowsApart(), _tokens(2 * models.TOKENS)
+    program = through(captured(model, x), TILED)
+    (node,) = [n for n in program.graph.nodes if n.target is ATTENTION]
+    assert node.args[7] == "packed"
     for given in (x[:1], torch.cat([x, x[:1]])):
         with torch.no_grad():
             torch.testing.assert_close(outputs(program, given), model(given), atol=1e-5, rtol=1e-5)

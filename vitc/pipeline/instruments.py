@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 import torch
-from torch.utils._pytree import tree_leaves
 
 from vitc.errors import PassError
 from vitc.graph.printer import print_graph
@@ -119,9 +118,7 @@ class Numerics:
             )
 
     def _run(self, program: Program) -> list[torch.Tensor]:
-        with torch.no_grad():
-            out = program.module(*program.example_inputs)
-        return [t.to(torch.float32) for t in tree_leaves(out) if isinstance(t, torch.Tensor) and t.is_floating_point()]
+        return [t.to(torch.float32) for t in program.run(*program.example_inputs) if t.is_floating_point()]
 
 
 @dataclass

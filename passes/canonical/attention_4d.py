@@ -1,0 +1,87 @@
+"""attention-4d: every attention gets operands [B, H, N, D].
+
+Models also spell it with rank 3, heads merged into the batch (timm's SAM) or a single head, and with rank 5, windows
+beside the batch (Twins, Hiera).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.fx import Node
+
+from vitc.graph import Rewriter, shape_of
+from vitc.graph.nodes import same_shape, sole_user, where
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+aten = torch.ops.aten
+sdpa = aten.scaled_dot_product_attention.default
+
+
+@register_pass
+@dataclass(frozen=True)
+class Attention4d(Pass):
+    """Rank 3: heads come back out of the batch where the model splits them right after, else there is one. Rank 5: the
+    first two dimensions are one batch."""
+
+    name = "attention-4d"
+    after = ("fuse-attention",)
+
+    def run(self, program: Program) -> Program:
+        rewriter = Rewriter(program.module, self.name)
+        for node in list(program.graph.nodes):
+            if node.target is not sdpa or len(shape_of(node)) == 4:
+                continue
+            reason = _rewrite(rewriter, node)
+            if reason:
+                program = program.note(f"{where(node)} keeps rank {len(shape_of(node))}: {reason}")
+        rewriter.finish()
+        return program
+
+
+def _rewrite(rewriter: Rewriter, node: Node) -> str | None:
+    q, k, v = node.args[:3]
+    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    rank = len(shape_of(node))
+    if rank not in (3, 5):
+        return "no rank that a known model uses"
+    if any(len(shape_of(t)) != rank for t in (q, k, v)):  # type: ignore[arg-type]
+        return "q, k and v have different ranks"
+    operands = [q, k, v] if mask is None else [q, k, v, mask]
+    split = _split_heads(node)
+    if rank == 5 and mask is not None:
+        return "a mask on windows beside the batch"
+    if mask is not None and split is not None and not same_shape(shape_of(mask)[:1], shape_of(node)[:1]):  # type: ignore[arg-type]
+        split = None  # the mask is not one a head
+    with rewriter.at(node):
+        if rank == 5:
+            new = [rewriter.call(aten.flatten.using_ints, t, 0, 1) for t in operands]
+        elif split is not None:
+            new = [rewriter.call(aten.reshape.default, t, [*split, *shape_of(t)[1:]]) for t in operands]  # type: ignore[arg-type]
+        else:
+            new = [rewriter.call(aten.unsqueeze.default, t, 1) if len(shape_of(t)) == 3 else t for t in operands]  # type: ignore[arg-type]
+        kwargs = {name: value for name, value in node.kwargs.items() if name != "attn_mask"}
+        result = rewriter.call(sdpa, *new, *([None] * (4 - len(new))), *node.args[4:], **kwargs)
+        if rank == 5:
+            batch = rewriter.call(aten.sym_size.int, q, 0)
+            result = rewriter.call(aten.reshape.default, result, [batch, *shape_of(node)[1:]])
+        elif split is not None:
+            result = rewriter.call(aten.flatten.using_ints, result, 0, 1)
+        else:
+            result = rewriter.call(aten.squeeze.dim, result, 1)
+    rewriter.replace(node, result)
+    return None
+
+
+def _split_heads(node: Node) -> list[Any] | None:
+    """[B, H], as the arguments of the view that takes the heads back out of the batch, right behind the attention."""
+    view = sole_user(node)
+    if view is None or view.target is not aten.reshape.default or len(shape_of(node)) != 3:
+        return None
+    shape, sizes = shape_of(view), view.args[1]
+    if len(shape) != 4 or not same_shape(shape[2:], shape_of(node)[1:]) or not isinstance(shape[1], int):
+        return None
+    return list(sizes[:2])  # type: ignore[index, arg-type]

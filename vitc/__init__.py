@@ -32,6 +32,7 @@ _HOMES = {
     "load": "vitc.runtime",
     "load_target": "vitc.targets:load",
     "plan": "vitc.compiler",
+    "prune": "vitc.pruning",
     "register_pass": "vitc.pipeline.registry",
 }
 
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass
     from vitc.program import BatchRange, Program
+    from vitc.pruning import prune
     from vitc.runtime import load
     from vitc.targets import Target
     from vitc.targets import available as available_targets
@@ -51,7 +53,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchRange", "CompiledModel", "Dump", "Instrument", "InternalError", "Pass", "Plan", "Program", "Rewriter", "Target", "VitcError",
-    "available_targets", "compile", "known_passes", "load", "load_target", "plan", "register_pass",
+    "available_targets", "compile", "known_passes", "load", "load_target", "plan", "prune", "register_pass",
 ]  # fmt: skip
 
 

@@ -36,12 +36,16 @@ def shape_at(node: Node, batch: int) -> tuple[int, ...]:
 
 def op_costs(program: Program, batch: int = 1) -> list[OpCost]:
     """The records of a graph, in order, for one batch size. A multiply-add counts as two operations."""
-    records = []
-    for node in program.graph.nodes:
-        if node.op != "call_function" or not is_tensor(node) or _free(node):
-            continue
-        records.append(_record(node, batch))
-    return records
+    return [record for _, record in costed_nodes(program, batch)]
+
+
+def costed_nodes(program: Program, batch: int = 1) -> list[tuple[Node, OpCost]]:
+    """The records with the nodes they are of."""
+    return [
+        (node, _record(node, batch))
+        for node in program.graph.nodes
+        if node.op == "call_function" and is_tensor(node) and not _free(node)
+    ]
 
 
 def flops(program: Program, batch: int = 1) -> int:
@@ -119,6 +123,10 @@ def _work(node: Node, batch: int) -> tuple[str, int, tuple[int, ...] | None]:
         for size in weight[1:]:
             inner *= size
         return "conv", 2 * count * inner, (1, count // weight[0], weight[0], inner)
+    if node.target is aten.scaled_dot_product_attention.default and len(out) == 4:
+        m = shape_at(node.args[1], batch)[2]  # type: ignore[arg-type]
+        qk_dim = shape_at(node.args[0], batch)[3]  # type: ignore[arg-type]
+        return "attention", 2 * out[0] * out[1] * out[2] * m * (out[3] + qk_dim), (out[0] * out[1], out[2], m, out[3])
     if node.target in _ATTENTION:
         heads, head_dim = int(node.args[4]), int(node.args[5])  # type: ignore[arg-type]
         keys = node.args[0] if node.args[1] is None else node.args[1]

@@ -28,6 +28,11 @@ class CalibrationStream:
     batch_size: int = 4
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
+        for inputs, _ in self.labelled():
+            yield inputs
+
+    def labelled(self) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
+        """Each batch's inputs with what follows them in it (the labels), or None."""
         count = 0
         first: torch.Tensor | None = None
         varies = False
@@ -39,7 +44,7 @@ class CalibrationStream:
                 first = inputs[0].flatten()[0]
             varies = varies or bool((inputs[0] != first).any())
             count += 1
-            yield inputs
+            yield inputs, _labels(raw, len(self.shapes))
         if count == 0:
             raise CalibrationError("the calibration stream is empty; pass at least one batch of representative images")
         if not varies:
@@ -78,6 +83,11 @@ class CalibrationStream:
                 )
             tensors.append(tensor.to(torch.float32))
         return tuple(tensors)
+
+
+def _labels(raw: Any, inputs: int) -> Any:
+    items = list(raw.values()) if isinstance(raw, Mapping) else list(raw) if isinstance(raw, (tuple, list)) else []
+    return items[inputs] if len(items) > inputs else None
 
 
 def _check_finite(tensor: torch.Tensor, index: int) -> None:

@@ -13,6 +13,8 @@ from torch.fx import Graph, GraphModule, Interpreter
 
 if TYPE_CHECKING:
     from vitc.calibration import CalibrationStream
+    from vitc.passes.pruning.plan import PrunePlan
+    from vitc.passes.pruning.samples import Samples
     from vitc.targets import Target
 
 
@@ -42,7 +44,8 @@ class Program:
 
     `module` is a callable GraphModule: at every stage the program runs on the CPU with the user's own inputs.
     `example_inputs` are the flat example tensors, batch at least 2. `ranges` maps a node name to the largest
-    magnitude kept by calibration, so that a build can be reproduced without the data.
+    magnitude kept by calibration, so that a build can be reproduced without the data. `samples` is what pruning criteria
+    look at, `pruning` what pruning did.
     """
 
     module: GraphModule
@@ -52,6 +55,8 @@ class Program:
     batch: BatchRange | None = None
     calibration: CalibrationStream | None = None
     ranges: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    samples: Samples | None = None
+    pruning: PrunePlan | None = None
     journal: tuple[JournalEntry, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -35,11 +35,15 @@ class FoldConstants(Pass):
     def run(self, program: Program) -> Program:
         rewriter = Rewriter(program.module, self.name)
         values: dict[Node, Any] = {}
+        weights = dict(program.module.named_parameters(remove_duplicate=False))
+        trainable: set[Node] = set()
         for node in program.graph.nodes:
             if is_constant(node):
                 values[node] = constant(program.module, node)
+                trainable |= {node} if str(node.target) in weights else set()
             elif _foldable(node, values):
                 values[node] = _evaluate(node, values)
+                trainable |= {node} if trainable & set(node.all_input_nodes) else set()
         for node in list(program.graph.nodes):
             if node not in values or is_constant(node) or not is_tensor(node):
                 continue
@@ -47,7 +51,7 @@ class FoldConstants(Pass):
                 continue
             name = ".".join(filter(None, (module_path(node), f"folded_{node.name}")))
             with rewriter.at(node):
-                folded = rewriter.parameter(rewriter.unique_name(name), values[node].clone().contiguous())
+                folded = rewriter.parameter(rewriter.unique_name(name), values[node].clone().contiguous(), node in trainable)
             rewriter.replace(node, folded)
         rewriter.finish()
         return program

@@ -65,8 +65,9 @@ class Rewriter:
             ) from error
         return node
 
-    def parameter(self, name: str, value: torch.Tensor) -> Node:
-        """A get_attr node for a weight or buffer `name`; the name must be new, or hold the same tensor."""
+    def parameter(self, name: str, value: torch.Tensor, trainable: bool = True) -> Node:
+        """A get_attr node for a weight or buffer `name`, which must be new. What training must not touch (masks, tables of
+        positions) is a buffer: integers, and floats with `trainable=False`."""
         prefix, _, leaf = name.rpartition(".")
         owner: torch.nn.Module = self.module
         for part in prefix.split(".") if prefix else ():
@@ -77,7 +78,7 @@ class Rewriter:
             owner = child
         if hasattr(owner, leaf):
             raise PassError(f"pass {self.made_by!r} wants to add {name!r}, which exists; give it another name")
-        if value.is_floating_point():
+        if value.is_floating_point() and trainable:
             owner.register_parameter(leaf, torch.nn.Parameter(value, requires_grad=False))
         else:
             owner.register_buffer(leaf, value)

@@ -1,0 +1,1 @@
+"""canonical → pruned: narrower layers, fewer heads."""

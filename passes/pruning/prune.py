@@ -1,0 +1,238 @@
+"""prune: narrower layers and fewer heads, chosen by a criterion under a budget. The only pass that changes the function."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from typing import Literal, get_args
+
+import torch
+
+from vitc.cost import block_of
+from vitc.cost.here import with_measured_rates
+from vitc.errors import PassError, unknown
+from vitc.graph.nodes import module_path
+from vitc.passes.pruning.apply import apply_cuts, prepare
+from vitc.passes.pruning.costs import Cost, CostModel
+from vitc.passes.pruning.criteria import Criterion, data_free, get_criterion
+from vitc.passes.pruning.facts import Facts
+from vitc.passes.pruning.groups import Group, Groups, Kind, find_groups
+from vitc.passes.pruning.plan import Cut, PrunePlan, check_fits, fingerprint
+from vitc.passes.pruning.ranking import Queue, Ranking, least_time, queues
+from vitc.passes.pruning.selection import features_of
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+Measure = Literal["params", "flops", "latency"]
+_FIELD = {"params": "params", "flops": "flops", "latency": "ms"}
+
+
+@register_pass
+@dataclass(frozen=True)
+class Prune(Pass):
+    """Structured pruning. Costs accuracy, which training recovers: see docs/pruning.md.
+
+    `ratio`: the share to take away, `of` params, flops or (predicted) latency. `criterion`: 'auto' is 'obs' with data, else
+    'l1'. `ranking`: among groups of one structure, or over all. `kinds`: mlp, heads, qk, v, width. `keep`: modules that are
+    left alone. `quantum`: widths become multiples of it; 0 is the target's. `floor`: the share of each group that stays.
+    `plan`: the path of a saved plan, replayed instead of all of this.
+    """
+
+    name = "prune"
+    needs = "canonical"
+    gives = "pruned"
+    before = ("tile-attention",)
+
+    ratio: float = 0.0
+    of: Measure = "params"
+    criterion: str = "auto"
+    ranking: Ranking = "isomorphic"
+    kinds: tuple[str, ...] = ("mlp", "heads")
+    keep: tuple[str, ...] = ()
+    quantum: int = 0
+    floor: float = 0.1
+    plan: str | None = None
+
+    def run(self, program: Program) -> Program:
+        if self.plan is not None:
+            return replay(PrunePlan.load(self.plan), program)
+        self._check()
+        mark = fingerprint(program)
+        program = prepare(program, self.kinds)
+        groups = find_groups(program)
+        offered = self._offered(groups)
+        criterion = self._criterion(program)
+        scorers = _scorers(criterion, offered)
+        facts = Facts(program, groups, _needs(scorers.values(), criterion))
+        model = CostModel(program, groups.flow, with_measured_rates(program.target))
+        cuts, before, after = self._choose(program, groups, offered, _scores(offered, scorers, facts), model)
+        for cut in cuts:
+            program = program.note(str(cut))
+        program = apply_cuts(program, facts, cuts, criterion.compensation)
+        earlier = program.pruning
+        plan = PrunePlan(
+            earlier.fingerprint if earlier else mark, program.target.name, criterion.name,
+            (*(earlier.steps if earlier else ()), tuple(cuts)), earlier.before if earlier else before, after,
+        )  # fmt: skip
+        return program.evolve(pruning=plan)
+
+    def _check(self) -> None:
+        if not 0.0 < self.ratio < 1.0:
+            raise PassError(f"prune: ratio is the share to take away, between 0 and 1, got {self.ratio:g}")
+        if not 0.0 <= self.floor < 1.0:
+            raise PassError(f"prune: floor is the share of each group that stays, from 0 to below 1, got {self.floor:g}")
+        for kind in self.kinds:
+            if kind not in get_args(Kind):
+                raise PassError(unknown("kind of prunable features", kind, get_args(Kind)))
+
+    def _offered(self, groups: Groups) -> list[Group]:
+        """The groups of the wanted kinds outside of what is kept."""
+        paths = {module_path(n) for g in groups.groups for n in (*g.sources, *g.readers)}
+        for pattern in self.keep:
+            if not any(_matches(path, pattern) for path in paths):
+                raise PassError(unknown("module in prune's keep", pattern, paths, "keep takes module paths and patterns with *"))
+        found = [g for g in groups.groups if g.kind in self.kinds and not self._is_kept(g)]
+        if not found:
+            reasons = "; ".join(f"{r.path}: {r.reason}" for r in groups.refused[:5]) or "nothing is left beside what is kept"
+            raise PassError(f"prune: no group of the kinds {', '.join(self.kinds)} can be pruned. {reasons}")
+        return found
+
+    def _is_kept(self, group: Group) -> bool:
+        return any(_matches(module_path(n), pattern) for n in (*group.sources, *group.readers) for pattern in self.keep)
+
+    def _criterion(self, program: Program) -> Criterion:
+        name = self.criterion
+        if name == "auto":
+            name = "obs" if program.samples is not None else "l1"
+        criterion = get_criterion(name)
+        if criterion.needs and program.samples is None:
+            what = "labelled batches" if "gradients" in criterion.needs else "batches of inputs"
+            free = ", ".join(data_free())
+            raise PassError(
+                f"criterion {name!r} needs {' and '.join(criterion.needs)}: pass data={what} to vitc.prune or vitc.compile "
+                f"(compile's calibration= serves too); without data: {free}"
+            )
+        return criterion
+
+    def _choose(
+        self, program: Program, groups: Groups, offered: list[Group], scores: Mapping[str, torch.Tensor], model: CostModel
+    ) -> tuple[list[Cut], dict[str, Cost], dict[str, Cost]]:
+        nothing = features_of(groups, {})[0]
+        before = model.of(nothing)
+        goal = (1.0 - self.ratio) * self._figure(before)
+
+        def cost(selection: Mapping[str, list[int]]) -> float:
+            return self._figure(model.of(features_of(groups, selection)[0]))
+
+        def cost_of_unit(group: Group) -> float:
+            first = _first_step(group)
+            return max(self._figure(before) - cost({group.name: first}), 1e-12) / len(first)
+
+        quantum = self.quantum or program.target.int8_quantum
+        waiting = queues(offered, scores, cost_of_unit, self.ranking, quantum, self.floor)
+        slower: dict[str, str] = {}
+        while True:
+            chosen = least_time(waiting, lambda s: cost(s) <= goal)
+            if chosen is None:
+                raise PassError(self._out_of_reach(waiting, cost, before))
+            useless = _useless(chosen, model, groups)
+            if not useless:
+                break
+            slower |= useless
+            waiting = [q for q in waiting if q.group.name not in useless]
+        removed = features_of(groups, chosen)[0]
+        was, now = model.blocks(nothing), model.blocks(removed)
+        cuts = [_cut(g, chosen.get(g.name, []), was, now, slower.get(g.name)) for g in offered]
+        return cuts, was, now
+
+    def _figure(self, cost: Cost) -> float:
+        return float(getattr(cost, _FIELD[self.of]))
+
+    def _out_of_reach(self, waiting: list[Queue], cost: object, before: Cost) -> str:
+        everything = {q.group.name: q.removed_at(1.0) for q in waiting}
+        most = 1.0 - cost(everything) / self._figure(before) if waiting else 0.0
+        return (
+            f"prune: {self.ratio:.0%} of {self.of} is out of reach; at most {most:.1%} can go with kinds={list(self.kinds)}, "
+            f"floor={self.floor:g} and keep={list(self.keep)}"
+        )
+
+
+def replay(plan: PrunePlan, program: Program) -> Program:
+    """The program pruned by a plan made for another checkpoint of the same model.
+
+    Where the plan's criterion compensates for what goes, it does so again if the program has data, and says so if not.
+    Raises PassError for another model.
+    """
+    check_fits(plan, program)
+    compensation = get_criterion(plan.criterion).compensation
+    if compensation != "none" and program.samples is None:
+        program = program.note(f"no data, so what stays does not make up for what goes ({plan.criterion} would)")
+        compensation = "none"
+    for step in plan.steps:
+        program = prepare(program, {cut.kind for cut in step})
+        groups = find_groups(program)
+        needs = {"mean": ("activations",), "least-squares": ("covariance",), "none": ()}[compensation]
+        program = apply_cuts(program, Facts(program, groups, needs), step, compensation)
+    return program.evolve(pruning=plan)
+
+
+def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:
+    """The criterion for each kind. Queries and keys are read by no layer: where the criterion cannot see them, 'snp' does."""
+    scorers = {}
+    for kind in dict.fromkeys(g.kind for g in groups):
+        if criterion.kinds is None or kind in criterion.kinds:
+            scorers[kind] = criterion
+        elif kind == "qk" and criterion.needs:
+            scorers[kind] = get_criterion("snp")
+        else:
+            raise PassError(
+                f"criterion {criterion.name!r} cannot score {kind!r}: it scores {', '.join(criterion.kinds)}; "
+                "l1, taylor and hessian score every kind"
+            )
+    return scorers
+
+
+def _needs(scorers: object, criterion: Criterion) -> set[str]:
+    needs = {need for scorer in scorers for need in scorer.needs}  # type: ignore[attr-defined]
+    return needs | {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}[criterion.compensation]
+
+
+def _scores(groups: list[Group], scorers: Mapping[str, Criterion], facts: Facts) -> dict[str, torch.Tensor]:
+    for scorer in set(scorers.values()):
+        scorer.prepare(facts)
+    scores = {}
+    for group in groups:
+        scorer = scorers[group.kind]
+        score = scorer.score_group(group, facts).float()
+        if score.shape != (len(group),) or not bool(torch.isfinite(score).all()):
+            raise PassError(f"criterion {scorer.name!r} gave {group.name} scores of shape {list(score.shape)}, or not finite; one a unit")
+        scores[group.name] = score
+    return scores
+
+
+def _useless(chosen: Mapping[str, list[int]], model: CostModel, groups: Groups) -> dict[str, str]:
+    """The cuts without which the model would be as fast, with the reason."""
+    with_all = model.of(features_of(groups, chosen)[0]).ms
+    found = {}
+    for name in chosen:
+        without = model.of(features_of(groups, {n: u for n, u in chosen.items() if n != name})[0]).ms
+        if without <= with_all:
+            found[name] = f"a cut to {len(chosen[name])} fewer makes nothing faster on {model.target.name}"
+    return found
+
+
+def _cut(group: Group, removed: list[int], was: Mapping[str, Cost], now: Mapping[str, Cost], reason: str | None) -> Cut:
+    block = block_of(module_path(group.sources[0]))
+    ms = (was[block].ms, now[block].ms) if block in was else (0.0, 0.0)
+    return Cut(group.name, group.kind, len(group), () if reason else tuple(removed), ms, reason)
+
+
+def _first_step(group: Group) -> list[int]:
+    if group.heads is None:
+        return [0]
+    return [int((group.heads == h).nonzero()[0]) for h in group.heads.unique()]
+
+
+def _matches(path: str, pattern: str) -> bool:
+    return fnmatch(path, pattern) or path.startswith(f"{pattern}.")

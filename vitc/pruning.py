@@ -1,0 +1,167 @@
+"""vitc.prune: a model in, a smaller trainable module out, with the plan that made it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vitc.calibration import CalibrationStream
+from vitc.capture import capture
+from vitc.errors import InputError, unknown
+from vitc.passes.pruning.plan import PrunePlan
+from vitc.passes.pruning.prune import Prune, replay
+from vitc.passes.pruning.samples import Loss, Samples
+from vitc.pipeline.manager import run_pipeline
+from vitc.pipeline.text import parse_pipeline
+from vitc.program import BatchRange, Program
+from vitc.targets import Target
+from vitc.targets import load as load_target
+
+_MEASURES = ("params", "flops", "latency")
+_DATA = ("data", "loss")
+
+#: What `prune=` takes: a share of the parameters, or a dict of one of params, flops, latency and of Prune's options.
+Budget = float | Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """`module`: an nn.Module that trains, with the model's own inputs, outputs and names of weights. `plan`: what went, as an
+    artefact. `program`: the graph, at stage 'pruned'."""
+
+    module: torch.nn.Module
+    plan: PrunePlan
+    program: Program
+
+    @property
+    def report(self) -> str:
+        """Parameters, bytes, FLOPs and predicted time by block, before and after, and each cut."""
+        return self.plan.text()
+
+
+def prune(
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    budget: Budget,
+    *,
+    criterion: str = "auto",
+    data: Any = None,
+    loss: Loss | None = None,
+    target: str | Path | Target = "cpu",
+    ranking: str = "isomorphic",
+    kinds: Sequence[str] = ("mlp", "heads"),
+    keep: Sequence[str] = (),
+    steps: int = 1,
+    train: Callable[[torch.nn.Module], Any] | None = None,
+    example_inputs: Any = None,
+    batch: BatchRange | None = BatchRange(),
+) -> Pruned:
+    """Removes channels, heads or dimensions of heads until the budget is met.
+
+    budget: the share of the parameters to take away, as 0.35; or {'params': …}, {'flops': …}, {'latency': …}, with any of
+        this function's options beside it.
+    criterion: a name of `vitc.known_criteria()`; 'auto' is 'obs' with data, 'l1' without.
+    data: batches of (inputs, labels), or of inputs where the criterion needs no gradients.
+    loss: a function of (outputs, labels); None is cross-entropy.
+    ranking: 'isomorphic' takes the same share of each structure, 'global' ranks all units by score per cost.
+    kinds: what may go: 'mlp', 'heads', 'qk', 'v', 'width'.
+    keep: modules that are left alone, as paths or patterns.
+    steps, train: an iterative schedule; `train(module)` runs after each step but the last.
+
+    Raises CaptureError, InputError, PassError, TargetError.
+    """
+    if steps < 1 or (steps > 1 and train is None):
+        raise InputError(f"steps is {steps}: one, or more together with train=a function that trains the module between them")
+    device = target if isinstance(target, Target) else load_target(target)
+    options = {"criterion": criterion, "ranking": ranking, "kinds": tuple(kinds), "keep": tuple(keep)}
+    step, given = prune_pass(budget, **options)
+    program = canonical(capture(model, device, example_inputs, batch))
+    program = with_samples(program, given.get("data", data), given.get("loss", loss))
+    ratio = 1.0 - (1.0 - step.ratio) ** (1.0 / steps)
+    for i in range(steps):
+        program = run_pipeline(program, (_with_ratio(step, ratio),))
+        program = owned(program)
+        if train is not None and i < steps - 1:
+            train(program.module)
+            program.module.eval()
+    return _pruned(program)
+
+
+def replayed(
+    model: torch.nn.Module,
+    plan: PrunePlan | str | Path,
+    *,
+    data: Any = None,
+    target: str | Path | Target = "cpu",
+    example_inputs: Any = None,
+    batch: BatchRange | None = BatchRange(),
+) -> Pruned:
+    """The model pruned as a plan says: on another checkpoint, or to load a saved state dict into.
+
+    Raises PassError if the plan was made for another model.
+    """
+    device = target if isinstance(target, Target) else load_target(target)
+    program = with_samples(canonical(capture(model, device, example_inputs, batch)), data, None)
+    made = plan if isinstance(plan, PrunePlan) else PrunePlan.load(plan)
+    return _pruned(owned(replay(made, program.fork())))
+
+
+def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
+    """The pass for a budget, and what of it is data. Raises InputError naming what the budget takes."""
+    if isinstance(budget, (int, float)) and not isinstance(budget, bool):
+        budget = {"params": float(budget)}
+    if not isinstance(budget, Mapping):
+        raise InputError(f"a pruning budget is a number, as 0.35, or a dict, as {{'flops': 0.4}}; got {type(budget).__name__}")
+    known = (*_MEASURES, *_DATA, "criterion", "ranking", "kinds", "keep", "quantum", "floor", "plan")
+    for key in budget:
+        if key not in known:
+            raise InputError(unknown("key of a pruning budget", str(key), known))
+    measures = [m for m in _MEASURES if m in budget]
+    given = {k: v for k, v in budget.items() if k in _DATA}
+    chosen = options | {k: tuple(v) if isinstance(v, list) else v for k, v in budget.items() if k not in (*_MEASURES, *_DATA)}
+    if "plan" in chosen:
+        return Prune(plan=str(chosen["plan"])), given
+    if len(measures) != 1:
+        raise InputError(f"a pruning budget names one of {', '.join(_MEASURES)}; got {', '.join(measures) or 'none'}")
+    return Prune(ratio=float(budget[measures[0]]), of=measures[0], **chosen), given  # type: ignore[arg-type]
+
+
+def canonical(program: Program) -> Program:
+    """A captured program at stage 'canonical'."""
+    from vitc.compiler import CANONICAL
+
+    return run_pipeline(program, parse_pipeline(",".join(CANONICAL)))
+
+
+def with_samples(program: Program, data: Any, loss: Loss | None) -> Program:
+    """The program with what criteria look at."""
+    if data is None:
+        return program
+    shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
+    return program.evolve(samples=Samples(CalibrationStream(data, shapes), loss))
+
+
+def owned(program: Program) -> Program:
+    """The program with weights of its own, all trainable; buffers (masks, tables of positions) are not."""
+    fork = program.fork()
+    copies: dict[int, torch.nn.Parameter] = {}
+    for module in fork.module.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None:
+                copies.setdefault(id(parameter), torch.nn.Parameter(parameter.detach().clone()))
+                module._parameters[name] = copies[id(parameter)]
+    return fork
+
+
+def _with_ratio(step: Prune, ratio: float) -> Prune:
+    from dataclasses import replace
+
+    return step if step.plan is not None else replace(step, ratio=ratio)
+
+
+def _pruned(program: Program) -> Pruned:
+    assert program.pruning is not None
+    return Pruned(program.module, program.pruning, program)

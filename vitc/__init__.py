@@ -25,15 +25,21 @@ _HOMES = {
     "Program": "vitc.program",
     "Rewriter": "vitc.graph.rewriter",
     "Target": "vitc.targets",
+    "Criterion": "vitc.passes.pruning.criteria",
+    "PrunePlan": "vitc.passes.pruning.plan",
+    "Pruned": "vitc.pruning",
     "VitcError": "vitc.errors",
     "available_targets": "vitc.targets:available",
     "compile": "vitc.compiler",
+    "known_criteria": "vitc.passes.pruning.criteria",
     "known_passes": "vitc.pipeline.registry",
     "load": "vitc.runtime",
     "load_target": "vitc.targets:load",
     "plan": "vitc.compiler",
     "prune": "vitc.pruning",
+    "register_criterion": "vitc.passes.pruning.criteria",
     "register_pass": "vitc.pipeline.registry",
+    "replay_pruning": "vitc.pruning",
 }
 
 if TYPE_CHECKING:
@@ -41,19 +47,22 @@ if TYPE_CHECKING:
     from vitc.compiler import Plan, compile, plan
     from vitc.errors import InternalError, VitcError
     from vitc.graph.rewriter import Rewriter
+    from vitc.passes.pruning.criteria import Criterion, known_criteria, register_criterion
+    from vitc.passes.pruning.plan import PrunePlan
     from vitc.pipeline.base import Pass
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass
     from vitc.program import BatchRange, Program
-    from vitc.pruning import prune
+    from vitc.pruning import Pruned, prune, replay_pruning
     from vitc.runtime import load
     from vitc.targets import Target
     from vitc.targets import available as available_targets
     from vitc.targets import load as load_target
 
 __all__ = [
-    "BatchRange", "CompiledModel", "Dump", "Instrument", "InternalError", "Pass", "Plan", "Program", "Rewriter", "Target", "VitcError",
-    "available_targets", "compile", "known_passes", "load", "load_target", "plan", "prune", "register_pass",
+    "BatchRange", "CompiledModel", "Criterion", "Dump", "Instrument", "InternalError", "Pass", "Plan", "Program", "PrunePlan", "Pruned",
+    "Rewriter", "Target", "VitcError", "available_targets", "compile", "known_criteria", "known_passes", "load", "load_target", "plan",
+    "prune", "register_criterion", "register_pass", "replay_pruning",
 ]  # fmt: skip
 
 

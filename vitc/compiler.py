@@ -20,11 +20,14 @@ from vitc.errors import CalibrationError, InputError
 from vitc.lowering.onnx.model import OnnxModel, lower
 from vitc.lowering.substitution import Match, match
 from vitc.lowering.substitution import replace as substitute
+from vitc.passes.pruning.prune import Prune
+from vitc.passes.pruning.samples import Samples
 from vitc.pipeline.base import Pass
 from vitc.pipeline.instruments import Dump, Instrument, Progress
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline, print_pipeline
 from vitc.program import BatchRange, Program
+from vitc.pruning import Budget, prune_pass, with_samples
 from vitc.report import Report
 from vitc.structure import tensors_of
 from vitc.targets import Target
@@ -54,17 +57,16 @@ CANONICAL = (
 )
 
 
-def default_pipeline(target: Target, int8: bool) -> tuple[Pass, ...]:
-    """The passes for a target. Exact up to FP16 unless `int8`."""
-    names = list(CANONICAL)
-    # Pruning stands here, between canonical and tiled, once it is asked for.
-    names.append("tile-attention")
+def default_pipeline(target: Target, int8: bool, prune: Prune | None = None) -> tuple[Pass, ...]:
+    """The passes for a target. Exact up to FP16 unless `int8` or `prune`."""
+    names = ["tile-attention"]
     if int8:
         # A CPU engine has no INT8 attention: its border stays in floating point there.
         names.append("quantize-int8{attention=false}" if target.kind == "cpu" else "quantize-int8")
     if target.default_precision == "fp16":
         names.append("to-fp16")
-    return parse_pipeline(",".join(names))
+    # Pruning stands between: it follows features through the canonical spellings, and tiles are chosen for what is left.
+    return (*parse_pipeline(",".join(CANONICAL)), *((prune,) if prune else ()), *parse_pipeline(",".join(names)))
 
 
 @dataclass(frozen=True)
@@ -98,6 +100,7 @@ def plan(
     *,
     example_inputs: Any = None,
     calibration: Any = None,
+    prune: Budget | None = None,
     quantize: Quantize = "auto",
     batch: BatchRange | None = BatchRange(),
     pipeline: str | Sequence[Pass] | None = None,
@@ -107,7 +110,9 @@ def plan(
     """Everything `compile` does up to the ONNX model, without building an engine. Arguments as for `compile`."""
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs, batch)
-    return _plan(program, calibration, quantize, pipeline, _instruments(dump, progress))
+    instruments = _instruments(dump, progress)
+    start = _pruned(program, prune, calibration, pipeline, instruments)
+    return _plan(program, start, calibration, quantize, pipeline, instruments)
 
 
 def compile(
@@ -116,6 +121,7 @@ def compile(
     *,
     example_inputs: Any = None,
     calibration: Any = None,
+    prune: Budget | None = None,
     quantize: Quantize = "auto",
     evaluate: Callable[[Callable[..., Any]], float] | None = None,
     max_drop: float | None = None,
@@ -127,12 +133,14 @@ def compile(
     """Compiles a Vision Transformer for a target.
 
     Nothing that costs accuracy happens unasked: with a model and a target only, the result is exact up to the target's
-    default precision (FP16 on GPUs, FP32 on CPUs). INT8 needs `calibration`.
+    default precision (FP16 on GPUs, FP32 on CPUs). INT8 needs `calibration`, pruning needs `prune`.
 
     model: any nn.Module in eval mode, or what torch.export.export returned.
     target: a name of `vitc.available_targets()`, a path to a TOML file, or a Target.
     example_inputs: a tensor, tuple or dict as forward takes it; None reads the model's own config.
     calibration: representative, preprocessed inputs: a tensor [n, C, H, W], or an iterable of batches.
+    prune: the share of the parameters to take away, as 0.35, or a dict: {'flops': 0.4}, {'latency': 0.3},
+        {'params': 0.35, 'keep': ['blocks.0'], 'criterion': 'taylor', 'data': labelled_batches}; see `vitc.prune`.
     quantize: 'auto' quantises where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
         'int8' always; None never.
     evaluate: a function that takes a callable model and returns a score, higher is better.
@@ -149,14 +157,15 @@ def compile(
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs, batch)
     instruments = _instruments(dump, progress)
-    made = _plan(program, calibration, quantize, pipeline, instruments)
+    start = _pruned(program, prune, calibration, pipeline, instruments)
+    made = _plan(program, start, calibration, quantize, pipeline, instruments)
     chosen = CompiledModel.from_plan(made)
     if made.program.stage != "quantized" or pipeline is not None:
         return _finished(chosen, made)
     measures = device.kind == "cpu" and quantize == "auto"
     if evaluate is None and not measures:
         return _finished(chosen, made)
-    floating = CompiledModel.from_plan(_plan(program, None, None, None, ()))
+    floating = CompiledModel.from_plan(_plan(program, start, None, None, None, ()))
     if evaluate is not None and max_drop is not None:
         before, after = _score(evaluate, floating), _score(evaluate, chosen)
         verdict = f"score {before:.4f} in floating point, {after:.4f} in INT8, allowed drop {max_drop:.4f}"
@@ -168,7 +177,25 @@ def compile(
     return _finished(chosen, made)
 
 
+def _pruned(
+    program: Program,
+    budget: Budget | None,
+    calibration: Any,
+    pipeline: str | Sequence[Pass] | None,
+    instruments: Sequence[Instrument],
+) -> Program:
+    """The program at stage 'pruned', or as it is without a budget."""
+    if budget is None:
+        return program
+    if pipeline is not None:
+        raise InputError("prune= and pipeline= exclude each other: write prune{ratio=…} into the pipeline")
+    step, given = prune_pass(budget)
+    program = with_samples(program, given.get("data", calibration), given.get("loss"))
+    return run_pipeline(program, (*parse_pipeline(",".join(CANONICAL)), step), instruments)
+
+
 def _plan(
+    original: Program,
     program: Program,
     calibration: Any,
     quantize: Quantize,
@@ -182,21 +209,27 @@ def _plan(
     int8 = quantize is not None and calibration is not None
     if pipeline is None:
         passes = default_pipeline(program.target, int8)
+        if program.journal:  # pruned already
+            done = parse_pipeline(",".join(entry.pass_text for entry in program.journal))
+            passes = (*done, *passes[len(CANONICAL) :])
     else:
         passes = parse_pipeline(pipeline) if isinstance(pipeline, str) else tuple(pipeline)
     if calibration is not None:
         shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
-        program = program.evolve(calibration=CalibrationStream(calibration, shapes))
-    after = run_pipeline(program, passes, instruments)
+        stream = CalibrationStream(calibration, shapes)
+        program = program.evolve(calibration=stream, samples=program.samples or Samples(stream))
+    after = run_pipeline(program, passes[len(program.journal) :], instruments)
     model = lower(after)
     matches = match(model.proto)
     substitute(model.proto, matches)
-    return Plan(program, after, model, _report(program, after, passes, matches, int8))
+    return Plan(original, after, model, _report(original, after, passes, matches, int8))
 
 
 def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match], int8: bool) -> Report:
     target = after.target
     skipped = [] if int8 else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
+    if after.pruning is None:
+        skipped.append("pruning: pass prune=0.35, or {'flops': 0.4}; it costs accuracy, which training recovers")
     return Report(
         target=target.name,
         pipeline=print_pipeline(passes),
@@ -207,6 +240,7 @@ def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Se
         flops=flops(after),
         attentions=tuple(_attention_lines(matches)),
         predicted_ms=None if target.kind == "cpu" else predict(op_costs(after), target).ms,
+        pruning=() if after.pruning is None else tuple(after.pruning.text().splitlines()),
         skipped=tuple(skipped),
     )
 

@@ -90,7 +90,7 @@ def prune(
     return _pruned(program)
 
 
-def replayed(
+def replay_pruning(
     model: torch.nn.Module,
     plan: PrunePlan | str | Path,
     *,

@@ -25,6 +25,7 @@ class Report:
     measured_ms: dict[str, float] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
     decisions: tuple[str, ...] = ()
+    pruning: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,6 +56,8 @@ class Report:
         for entry in self.journal:
             lines.append(f"  {entry.pass_text:<32} +{entry.created} −{entry.erased} nodes, {entry.seconds:.2f} s")
             lines += [f"      {note}" for note in entry.notes]
+        if self.pruning:
+            lines += ["pruning", *(f"  {line}" for line in self.pruning)]
         if self.attentions:
             lines += ["attention", *(f"  {line}" for line in self.attentions)]
         return "\n".join(lines)

@@ -58,7 +58,7 @@ def _bias(rewriter: Rewriter, mask: Node) -> Node | None:
             return None
         if value.dtype == torch.bool:
             additive = torch.zeros(value.shape).masked_fill(~value, -torch.inf)
-            bias = rewriter.parameter(rewriter.unique_name(f"{bias.target}_additive"), additive)
+            bias = rewriter.parameter(rewriter.unique_name(f"{bias.target}_additive"), additive, trainable=False)
     if val(bias).dtype != torch.bool:
         while len(shape_of(bias)) < 4:
             bias = rewriter.call(aten.unsqueeze.default, bias, 0)

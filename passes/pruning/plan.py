@@ -93,7 +93,7 @@ class PrunePlan:
             )
         for i, step in enumerate(self.steps):
             lines += [f"step {i + 1} of {len(self.steps)}"] if len(self.steps) > 1 else []
-            lines += [f"  {cut}" for cut in step]
+            lines += [f"  {cut}" for cut in step if cut.removed or cut.reason]
         return "\n".join(lines)
 
     def __str__(self) -> str:

@@ -67,8 +67,7 @@ class Prune(Pass):
         facts = Facts(program, groups, _needs(scorers.values(), criterion))
         model = CostModel(program, groups.flow, with_measured_rates(program.target))
         cuts, before, after = self._choose(program, groups, offered, _scores(offered, scorers, facts), model)
-        for cut in cuts:
-            program = program.note(str(cut))
+        program = program.note(_summary(criterion, cuts, before, after))
         program = apply_cuts(program, facts, cuts, criterion.compensation)
         earlier = program.pruning
         plan = PrunePlan(
@@ -226,6 +225,15 @@ def _cut(group: Group, removed: list[int], was: Mapping[str, Cost], now: Mapping
     block = block_of(module_path(group.sources[0]))
     ms = (was[block].ms, now[block].ms) if block in was else (0.0, 0.0)
     return Cut(group.name, group.kind, len(group), () if reason else tuple(removed), ms, reason)
+
+
+def _summary(criterion: Criterion, cuts: list[Cut], before: Mapping[str, Cost], after: Mapping[str, Cost]) -> str:
+    shares = []
+    for name, field in (("params", "params"), ("FLOPs", "flops"), ("predicted time", "ms")):
+        was, now = (sum(getattr(c, field) for c in blocks.values()) for blocks in (before, after))
+        shares.append(f"{name} −{1 - now / was:.1%}")
+    made = sum(bool(c.removed) for c in cuts)
+    return f"{', '.join(shares)} by {made} cuts of {len(cuts)} groups, criterion {criterion.name}"
 
 
 def _first_step(group: Group) -> list[int]:

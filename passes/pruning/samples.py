@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.fx import GraphModule, Interpreter
 from torch.utils._pytree import tree_leaves
 
 from vitc.calibration import CalibrationStream
@@ -27,12 +28,13 @@ class Samples:
         """The inputs of each batch."""
         return iter(self.stream)
 
-    def losses(self, module: Callable[..., Any]) -> Iterator[torch.Tensor]:
+    def losses(self, module: GraphModule) -> Iterator[torch.Tensor]:
         """The loss of each batch, ready for backward(). Raises InputError without labels."""
         for inputs, labels in self.stream.labelled():
             if labels is None:
                 raise InputError("a criterion that needs gradients needs labels: pass data=batches of (inputs, labels)")
-            yield self._loss(module(*inputs), labels)
+            leaves = Interpreter(module).run(*inputs, enable_io_processing=False)
+            yield self._loss(module.graph.process_outputs(leaves), labels)
 
     def _loss(self, outputs: Any, labels: Any) -> torch.Tensor:
         if self.loss is not None:

@@ -46,6 +46,6 @@ $(VENV)/.demo: pyproject.toml $(VENV)/.torch
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.torch
-	@echo "installing vitc, the model zoos, TensorRT-RTX and the tools ..."
-	$(PIP) install -c constraints.txt -e '.[demo,dev,docs,rtx,zoo]'
+	@echo "installing vitc, the model zoos, TensorRT-RTX, nvcc and the tools ..."
+	$(PIP) install -c constraints.txt -e '.[cuda,demo,dev,docs,nvcc,rtx,zoo]'
 	@touch $@ $(VENV)/.demo

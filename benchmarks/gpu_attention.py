@@ -9,7 +9,7 @@ BF16, and FlashAttention and SageAttention where they are installed. Each line g
 fastest peer, TOPS, GB/s, the share of the measured roofline, and the error against FP64 attention.
 
 `--activations`: an .npz with arrays [B, N, 3*H*D] (fused QKV outputs of a trained ViT's layers) and an integer
-`num_heads`. Needs torch with CUDA, cuda-python and nvcc. No result of this script is in the repository yet: no GPU was
+`num_heads`. Needs torch with CUDA, cuda-bindings and nvcc. No result of this script is in the repository yet: no GPU was
 at hand, and the kernel has never been timed.
 """
 

@@ -30,6 +30,7 @@ from vitc.kernels.variants import HEAD_DIMS, Variant
 CUDA_SOURCES = Path(__file__).resolve().parent / "cuda"
 KERNEL_NAME = "vitc_attention"
 """What cuModuleGetFunction asks a cubin for."""
+SYSTEM_TOOLKIT = Path("/usr/local/cuda")
 FLAGS = ("-std=c++17", "-O3", "-cubin", "-Xptxas", "-v", "-lineinfo")
 
 
@@ -63,7 +64,7 @@ def find_tool(name: str) -> str | None:
     folders = [Path(home) / "bin"] if home else []
     on_path = shutil.which(name)
     candidates = [f / name for f in folders] + ([Path(on_path)] if on_path else [])
-    candidates.append(Path("/usr/local/cuda/bin") / name)
+    candidates.append(SYSTEM_TOOLKIT / "bin" / name)
     packages = importlib.util.find_spec("nvidia")
     for root in packages.submodule_search_locations or () if packages else ():
         candidates += sorted(Path(root).glob(f"*/bin/{name}"))
@@ -76,8 +77,7 @@ def require_nvcc() -> str:
     if nvcc is None:
         raise MissingDependencyError(
             "building the attention kernel needs nvcc, which is neither in CUDA_HOME, nor on the path, nor in "
-            "/usr/local/cuda: install the CUDA toolkit, or pip install nvidia-cuda-nvcc nvidia-cuda-crt "
-            "nvidia-cuda-runtime nvidia-cuda-cccl nvidia-nvvm"
+            f"{SYSTEM_TOOLKIT}, nor among this Python's packages: install the CUDA toolkit, or pip install 'vitc[nvcc]'"
         )
     return nvcc
 
@@ -160,7 +160,7 @@ def disassemble(cubin: Cubin) -> str:
     nvdisasm = find_tool("nvdisasm")
     if nvdisasm is None:
         raise MissingDependencyError(
-            "looking into a cubin needs nvdisasm, which this CUDA toolkit lacks: pip install nvidia-cuda-nvdisasm"
+            "looking into a cubin needs nvdisasm, which this CUDA toolkit lacks: pip install 'vitc[nvcc]'"
         )
     done = subprocess.run([nvdisasm, "-c", str(cubin.path)], capture_output=True, text=True, check=False)
     if done.returncode != 0:

@@ -1,4 +1,4 @@
-"""Starts the attention kernel from Python: a cubin, loaded and launched through cuda-python.
+"""Starts the attention kernel from Python: a cubin, loaded and launched through cuda.bindings.
 
 `CubinLaunch` is the `Launch` that `vitc.kernels.plugin.register` takes, and what a CUDA torch operator calls with its
 tensors' addresses. It has never been run: no machine that built it had a GPU. What can be checked without one is (the
@@ -207,9 +207,9 @@ class CubinLaunch:
 
 
 def import_driver() -> Any:
-    """cuda-python's driver module. Raises `MissingDependencyError`."""
+    """The driver module of cuda.bindings. Raises `MissingDependencyError`."""
     try:
         from cuda.bindings import driver
     except ImportError as error:
-        raise missing("cuda-python", "launching the attention kernel", extra="cuda") from error
+        raise missing("cuda-bindings", "launching the attention kernel", extra="cuda") from error
     return driver

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
-import shutil
 
+from vitc.kernels.build import find_tool
 from vitc.lowering.cpu import available as cpu_engines
 from vitc.targets import available, load
 
@@ -20,7 +20,7 @@ def examine() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     for package in _PACKAGES:
         found[package] = _version(package) or f"not installed: pip install {package}"
-    found["nvcc"] = shutil.which("nvcc") or "not found: the attention kernel is not built here; everything else works"
+    found["nvcc"] = find_tool("nvcc") or "not found: the attention kernel is not built here (pip install 'vitc[nvcc]'); everything else works"
     for name, reason in cpu_engines().items():
         found[f"engine {name}"] = reason or "ready"
     for name in available():

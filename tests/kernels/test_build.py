@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import itertools
 from pathlib import Path
 
@@ -31,7 +32,7 @@ ARCHES = ("sm_75", "sm_80", "sm_86", "sm_87", "sm_89", "sm_90", "sm_120")
 needs_nvcc = pytest.mark.skipif(build.find_tool("nvcc") is None, reason="no nvcc: cubins are not built")
 needs_nvdisasm = pytest.mark.skipif(
     build.find_tool("nvdisasm") is None,
-    reason="no nvdisasm (pip install nvidia-cuda-nvdisasm): SASS is not read",
+    reason="no nvdisasm (pip install 'vitc[nvcc]'): SASS is not read",
 )
 
 
@@ -123,8 +124,21 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(build, "find_tool", lambda name: None)
     with pytest.raises(MissingDependencyError, match="needs nvcc, which is neither in CUDA_HOME"):
         build.build_cubin(VIT_INT8, "sm_87", cache=tmp_path)
-    with pytest.raises(MissingDependencyError, match="pip install nvidia-cuda-nvdisasm"):
+    with pytest.raises(MissingDependencyError, match=r"needs nvdisasm.*pip install 'vitc\[nvcc\]'"):
         build.disassemble(build.Cubin(VIT_INT8, "sm_87", tmp_path / "x", 1, 0, 0))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("nvidia") is None, reason="no CUDA packages (pip install 'vitc[nvcc]')"
+)
+def test_the_packages_compiler_serves_where_no_toolkit_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.setattr(build, "SYSTEM_TOOLKIT", tmp_path / "nowhere")
+    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    nvcc = build.find_tool("nvcc")
+    assert nvcc is not None
+    assert "site-packages" in nvcc
+    build.check_sass(build.build_cubin(VIT_INT8, "sm_87", cache=tmp_path))
 
 
 @needs_nvcc

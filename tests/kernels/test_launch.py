@@ -156,6 +156,6 @@ def test_without_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(builtins, "__import__", no_cuda)
     with pytest.raises(
-        MissingDependencyError, match="launching the attention kernel needs the package 'cuda-python'"
+        MissingDependencyError, match="launching the attention kernel needs the package 'cuda-bindings'"
     ):
         import_driver()

@@ -111,12 +111,21 @@ def build_cubin(variant: Variant, arch: str, *, cache: Path | None = None) -> Cu
     return cubin
 
 
+def cubin_name(variant: Variant, arch: str) -> str:
+    """The file's name in a bundle. It holds a hash of the kernel's sources: launcher and kernel must be of one version."""
+    return f"{variant.name}-{arch}-{_hash_of_sources().hexdigest()[:16]}.cubin"
+
+
 def _key(nvcc: str, variant: Variant) -> str:
     version = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-    key = hashlib.sha256("\0".join([version, *FLAGS, *variant.macros]).encode())
+    return _hash_of_sources(version, *FLAGS, *variant.macros).hexdigest()[:16]
+
+
+def _hash_of_sources(*texts: str) -> hashlib._Hash:
+    key = hashlib.sha256("\0".join(texts).encode())
     for source in sorted(CUDA_SOURCES.iterdir()):
         key.update(source.name.encode() + source.read_bytes())
-    return key.hexdigest()[:16]
+    return key
 
 
 def _run_nvcc(nvcc: str, variant: Variant, arch: str, path: Path, log: Path) -> None:

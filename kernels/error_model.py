@@ -23,6 +23,8 @@ from vitc.kernels.reference import (
     check_inputs,
     full_bias,
     heads_first,
+    out_factor,
+    real_logit_factor,
 )
 
 U = 2.0**-24
@@ -84,7 +86,7 @@ def bound(fields: AttentionFields, inputs: Sequence[Array]) -> Array:
     )
     error = (spread + drift) / smallest_total[..., None] + 4 * U * np.abs(reals.exact)
 
-    factor = _out_factor(fields)
+    factor = out_factor(fields).reshape(-1, 1, 1)
     if fields.int8_out:
         return _tokens_first(error * factor + 0.5)
     value = np.abs(reals.exact) + error
@@ -94,9 +96,7 @@ def bound(fields: AttentionFields, inputs: Sequence[Array]) -> Array:
 def _reals(fields: AttentionFields, inputs: Sequence[Array]) -> Reals:
     check_inputs(fields, inputs)
     q, k, v = (x.astype(np.float64) for x in heads_first(fields, inputs))
-    factor = float(np.float32(fields.scale)) * LOG2_E
-    if fields.int8_in:
-        factor *= float(np.float32(fields.q_scale)) * float(np.float32(fields.k_scale))
+    factor = real_logit_factor(fields).reshape(-1, 1, 1)
     exponents = (q @ k.swapaxes(-1, -2)) * factor
     # The factor is rounded, the product is rounded, and so is the difference from the maximum.
     distance = np.abs(exponents - exponents.max(-1, keepdims=True))
@@ -118,13 +118,8 @@ def _largest(x: Array) -> Array:
     return np.abs(np.where(np.isfinite(x), x, 0.0)).max(-1, keepdims=True)
 
 
-def _out_factor(fields: AttentionFields) -> float:
-    v_scale = float(np.float32(fields.v_scale)) if fields.int8_in else 1.0
-    return v_scale / float(np.float32(fields.out_scale)) if fields.int8_out else v_scale
-
-
 def _in_output_units(fields: AttentionFields, mean: Array) -> Array:
-    out = mean * _out_factor(fields)
+    out = mean * out_factor(fields).reshape(-1, 1, 1)
     return np.clip(out, INT8_MIN, INT8_MAX) if fields.int8_out else out
 
 

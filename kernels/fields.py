@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -23,8 +23,11 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-FieldValue: TypeAlias = "str | int | float"
-PYTHON_TYPES: Mapping[str, type] = {"string": str, "int": int, "float": float}
+FieldValue: TypeAlias = "str | int | float | tuple[float, ...]"
+PYTHON_TYPES: Mapping[str, type] = {"string": str, "int": int, "float": float, "floats": tuple}
+NO_HEAD_SCALES = (1.0,)
+MAX_SCALE_HEADS = 64
+"""Heads that may have scales of their own: `kMaxScaleHeads` of cuda/params.h. Their factors travel in the launch."""
 INT32_MAX = 2**31 - 1
 """The plugin's integers are INT32: TensorRT's ONNX parser hands an attribute over as such."""
 
@@ -45,6 +48,8 @@ class FieldSpec:
         where = f"field {self.name!r} of vitc::VitAttention"
         if self.type == "string":
             return self._check_string(where, value)
+        if self.type == "floats":
+            return self._check_floats(where, value)
         wanted = "a finite float" if self.type == "float" else "an int"
         numbers = (int, float) if self.type == "float" else (int,)
         if isinstance(value, bool) or not isinstance(value, numbers) or not math.isfinite(value):
@@ -55,6 +60,12 @@ class FieldSpec:
         if highest is not None and value > highest:
             raise InputError(f"{where} is {value!r}, and must be at most {highest} ({self.doc})")
         return float(value) if self.type == "float" else value
+
+    def _check_floats(self, where: str, value: object) -> tuple[float, ...]:
+        if not isinstance(value, Sequence) or isinstance(value, str) or not value:
+            raise InputError(f"{where} is {value!r}, and must be a list of floats ({self.doc})")
+        one = dataclasses.replace(self, type="float")
+        return tuple(one.check(number) for number in value)  # type: ignore[misc]
 
     def _check_string(self, where: str, value: object) -> str:
         if not isinstance(value, str):
@@ -140,6 +151,7 @@ class AttentionFields:
     k_scale: float
     v_scale: float
     out_scale: float
+    head_scales: tuple[float, ...] = NO_HEAD_SCALES
 
     def __post_init__(self) -> None:
         for spec in attention_spec().fields:
@@ -150,11 +162,30 @@ class AttentionFields:
                 f"q_scale, k_scale and v_scale of vitc::VitAttention are {scales}: either all are 0 "
                 "(floating-point inputs) or all are > 0 (INT8 inputs)"
             )
+        if self.by_head:
+            self._check_head_scales()
+
+    def _check_head_scales(self) -> None:
+        if not self.int8_in or len(self.head_scales) != 3 * self.num_heads or not all(self.head_scales):
+            raise InputError(
+                f"head_scales of vitc::VitAttention has {len(self.head_scales)} factors for {self.num_heads} heads; it "
+                f"must be [1.0], or 3*{self.num_heads} factors > 0 of the scales of INT8 inputs"
+            )
+        if self.num_heads > MAX_SCALE_HEADS:
+            raise InputError(
+                f"vitc::VitAttention has {self.num_heads} heads, and at most {MAX_SCALE_HEADS} may have scales of their "
+                "own: write head_scales=[1.0], with one scale for all heads"
+            )
 
     @property
     def int8_in(self) -> bool:
         """Whether q, k and v are INT8."""
         return self.q_scale > 0
+
+    @property
+    def by_head(self) -> bool:
+        """Whether each head has scales of its own."""
+        return self.head_scales != NO_HEAD_SCALES
 
     @property
     def int8_out(self) -> bool:
@@ -191,3 +222,17 @@ class AttentionFields:
                 spec.field(name)
         values: dict[str, Any] = {name: attributes[name] for name in names}
         return cls(**values)
+
+
+def split_scales(in_scales: Sequence[float]) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Scales of q, k and v, one or H of each, as a node has them: three common ones, and `head_scales`.
+
+    >>> split_scales([0.5, 0.25, 1.0, 1.0, 0.1, 0.1])
+    ((0.5, 1.0, 0.1), (1.0, 0.5, 1.0, 1.0, 1.0, 1.0))
+    """
+    each = len(in_scales) // 3
+    if each <= 1:
+        return tuple(in_scales), NO_HEAD_SCALES
+    parts = [in_scales[i * each : (i + 1) * each] for i in range(3)]
+    common = tuple(max(part) for part in parts)
+    return common, tuple(scale / top for part, top in zip(parts, common, strict=True) for scale in part)

@@ -17,9 +17,9 @@ from vitc.kernels.tiles import SM_LIMITS, TILES
 from vitc.kernels.variants import HEAD_DIMS
 
 HEADER = Path(__file__).resolve().parent / "plugin" / "vit_attention_spec.h"
-C_TYPES = {"string": "std::string", "int": "int32_t", "float": "float"}
-KINDS = {"string": "kString", "int": "kInt", "float": "kFloat"}
-MEMBER_DEFAULTS = {"string": "", "int": "{0}", "float": "{0.0f}"}
+C_TYPES = {"string": "std::string", "int": "int32_t", "float": "float", "floats": "std::vector<float>"}
+KINDS = {"string": "kString", "int": "kInt", "float": "kFloat", "floats": "kFloats"}
+MEMBER_DEFAULTS = {"string": "", "int": "{0}", "float": "{0.0f}", "floats": ""}
 
 
 def header_text(spec: AttentionSpec) -> str:
@@ -38,6 +38,7 @@ def header_text(spec: AttentionSpec) -> str:
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace vitc {{
 
@@ -45,7 +46,7 @@ constexpr char const* kPluginName = "{spec.name}";
 constexpr char const* kPluginNamespace = "{spec.plugin_namespace}";
 constexpr char const* kPluginVersion = "{spec.plugin_version}";
 
-enum class FieldKind {{ kString, kInt, kFloat }};
+enum class FieldKind {{ kString, kInt, kFloat, kFloats }};
 
 struct FieldSpec {{
     char const* name;

@@ -1,24 +1,27 @@
 """Starts the attention kernel from Python: a cubin, loaded and launched through cuda.bindings.
 
-`CubinLaunch` is the `Launch` that `vitc.kernels.plugin.register` takes, and what a CUDA torch operator calls with its
-tensors' addresses. It has never been run: no machine that built it had a GPU. What can be checked without one is (the
-parameters are byte for byte those of the C++ side; the choice of variant and the refusals are tested).
+`CubinLaunch` is the `Launch` of the TensorRT plugin's Python class and of `torch.ops.vitc.attention_int8` on a GPU; both
+take the process's one, `shared_launch()`. It has never been run: no machine that built it had a GPU. What can be checked
+without one is (the parameters are byte for byte those of the C++ side; the choice of variant and the refusals are tested).
 """
 
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import threading
 from collections.abc import Callable, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
 
 from vitc.errors import BuildError, InputError, missing
-from vitc.kernels.build import KERNEL_NAME, build_cubin
-from vitc.kernels.fields import AttentionFields
+from vitc.kernels.build import KERNEL_NAME, build_cubin, cubin_name
+from vitc.kernels.fields import MAX_SCALE_HEADS, AttentionFields
 from vitc.kernels.reference import logit_factor, out_factor
-from vitc.kernels.tiles import SM_LIMITS, resolve_tile
-from vitc.kernels.variants import ELEMENT_BYTES, Variant, variant_of
+from vitc.kernels.tiles import SM_LIMITS, kernel_variant
+from vitc.kernels.variants import ELEMENT_BYTES, Variant
 
 Shape: TypeAlias = "tuple[int, ...]"
 CubinSource: TypeAlias = "Callable[[Variant, str], bytes]"
@@ -47,8 +50,9 @@ class AttentionParams(ctypes.Structure):
             (name, ctypes.c_int32)
             for name in ("batch", "heads", "queries", "keys", "bias_windows", "bias_heads", "bias_is_half")
         ),
-        ("logit_factor", ctypes.c_float),
-        ("out_factor", ctypes.c_float),
+        ("scale_heads", ctypes.c_int32),
+        ("logit_factors", ctypes.c_float * MAX_SCALE_HEADS),
+        ("out_factors", ctypes.c_float * MAX_SCALE_HEADS),
     )
 
 
@@ -75,6 +79,7 @@ def make_params(
         q_strides, kv_strides = (queries * width, dim, queries * dim), (keys * width, dim, keys * dim)
         q, k, v = inputs[:3]
     bias_shape = shapes[-1] if fields.has_bias else (1, 1)
+    logits, outs = logit_factor(fields), out_factor(fields)
     return AttentionParams(
         q=q,
         k=k,
@@ -90,8 +95,9 @@ def make_params(
         bias_windows=bias_shape[0],
         bias_heads=bias_shape[1],
         bias_is_half=int(bool(fields.has_bias) and dtypes[len(shapes) - 1] == "float16"),
-        logit_factor=float(logit_factor(fields)),
-        out_factor=float(out_factor(fields)),
+        scale_heads=len(logits),
+        logit_factors=tuple(logits.tolist()),
+        out_factors=tuple(outs.tolist()),
     )
 
 
@@ -117,24 +123,39 @@ def check_call(
             )
 
 
-def cubin_from_nvcc(variant: Variant, arch: str) -> bytes:
-    """Compiles the variant here, or finds it in the cache."""
-    return build_cubin(variant, arch).path.read_bytes()
+@dataclasses.dataclass
+class Cubins:
+    """Where cubins come from: the folders of bundles first, then this machine's nvcc."""
+
+    folders: list[Path] = dataclasses.field(default_factory=list)
+
+    def __call__(self, variant: Variant, arch: str) -> bytes:
+        """Raises `MissingDependencyError` where no folder has it and there is no nvcc, `BuildError` where that fails."""
+        name = cubin_name(variant, arch)
+        for folder in self.folders:
+            if (folder / name).is_file():
+                return (folder / name).read_bytes()
+        return build_cubin(variant, arch).path.read_bytes()
 
 
 class CubinLaunch:
     """Loads each variant's cubin once a context, and launches it on the stream it is given.
 
-    `warm` does the loading ahead of time, so that a call neither loads nor allocates and a CUDA graph can capture it.
+    `prepare` does the loading ahead of time, so that a call neither loads nor allocates and a CUDA graph can capture it.
+    The driver (cuda.bindings) is imported when it is first needed: a machine that only builds has none.
     """
 
-    def __init__(self, cubins: CubinSource = cubin_from_nvcc, driver: ModuleType | None = None) -> None:
-        self._cubins = cubins
-        self._driver: Any = driver if driver is not None else import_driver()
+    def __init__(self, cubins: CubinSource | None = None, driver: ModuleType | None = None) -> None:
+        self.cubins: CubinSource = Cubins() if cubins is None else cubins
+        self._given_driver: Any = driver
         self._loaded: dict[tuple[int, Variant], Any] = {}
         self._lock = threading.Lock()
 
-    def warm(self, fields: AttentionFields) -> Variant:
+    @cached_property
+    def _driver(self) -> Any:
+        return import_driver() if self._given_driver is None else self._given_driver
+
+    def prepare(self, fields: AttentionFields) -> Variant:
         """Loads the kernel for these fields into the current context; gives the variant it chose."""
         return self._function(fields)[0]
 
@@ -169,10 +190,7 @@ class CubinLaunch:
     def _function(self, fields: AttentionFields) -> tuple[Variant, Any]:
         context = self._call("cuCtxGetCurrent")
         arch = self._arch()
-        output = "int8" if fields.int8_out else "fp16"
-        input_ = "int8" if fields.int8_in else "fp16"
-        tile = resolve_tile(arch, fields.head_dim, input_, output, fields.tile_q, fields.tile_k)
-        variant = variant_of(fields, tile)
+        variant = kernel_variant(fields, arch)
         key = (int(context), variant)
         with self._lock:
             if key not in self._loaded:
@@ -180,7 +198,7 @@ class CubinLaunch:
             return variant, self._loaded[key]
 
     def _load(self, variant: Variant, arch: str) -> Any:
-        module = self._call("cuModuleLoadData", self._cubins(variant, arch))
+        module = self._call("cuModuleLoadData", self.cubins(variant, arch))
         function = self._call("cuModuleGetFunction", module, KERNEL_NAME.encode())
         if variant.shared_bytes > SHARED_WITHOUT_ASKING:
             attribute = self._driver.CUfunction_attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
@@ -204,6 +222,19 @@ class CubinLaunch:
         if int(status) != 0:
             raise BuildError(f"the CUDA driver's {name} failed with {status}")
         return results[0] if results else None
+
+
+@lru_cache(maxsize=1)
+def shared_launch() -> CubinLaunch:
+    """The process's one launcher: TensorRT's registry takes a plugin once, so all engines share it."""
+    return CubinLaunch()
+
+
+def find_cubins_in(folder: Path) -> None:
+    """From now on `shared_launch()` looks into `folder` for cubins, before it asks for nvcc."""
+    cubins = shared_launch().cubins
+    if isinstance(cubins, Cubins) and folder not in cubins.folders:
+        cubins.folders.append(folder)
 
 
 def import_driver() -> Any:

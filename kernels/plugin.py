@@ -1,10 +1,9 @@
 """The TensorRT plugin `vitc::VitAttention` version 1, as a Python class.
 
 There are two distributions of TensorRT (`tensorrt`, `tensorrt_rtx`) with the same interfaces and unrelated
-base classes, so the class is made for the module it is given: `register(trt, launch=...)`. The plugin says
-what it takes and gives; the arithmetic is a `Launch`, handed in from outside, which loads the cubin and
-starts it on TensorRT's stream. Without one an engine still builds (TensorRT never calls enqueue then), and
-running it raises.
+base classes, so the class is made for the module it is given: `register(trt)`. The plugin says what it takes
+and gives; the arithmetic is a `Launch`, which loads the cubin and starts it on TensorRT's stream. Building an
+engine ahead of time calls neither, so it needs no GPU, no driver and no nvcc.
 """
 
 from __future__ import annotations
@@ -16,14 +15,15 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from vitc.errors import InputError, LoweringError, MissingDependencyError
+from vitc.errors import InputError, LoweringError
 from vitc.kernels.fields import AttentionFields, FieldSpec, FieldValue, attention_spec
+from vitc.kernels.launch import shared_launch
 
-NUMPY_TYPES = {"string": np.int8, "int": np.int32, "float": np.float32}
+NUMPY_TYPES = {"string": np.int8, "int": np.int32, "float": np.float32, "floats": np.float32}
 
 
 class Launch(Protocol):
-    """Starts the attention kernel on a stream and returns at once.
+    """Starts the attention kernel on a stream and returns at once; `prepare` loads what a call needs.
 
     `inputs` and `outputs` are device addresses, `input_shapes` the shapes of the former (in the order of
     `fields.input_names`), `dtypes` the dtypes of inputs then output: "int8", "float16" or "float32".
@@ -39,6 +39,8 @@ class Launch(Protocol):
         outputs: Sequence[int],
         stream: int,
     ) -> None: ...
+
+    def prepare(self, fields: AttentionFields) -> object: ...
 
 
 class DimArithmetic(Protocol):
@@ -99,13 +101,15 @@ def check_inputs(fields: AttentionFields, count: int) -> None:
 def register(trt: ModuleType, *, launch: Launch | None = None) -> None:
     """Puts the plugin's creator into `trt`'s registry, where the ONNX parser and the runtime find it.
 
+    launch: what enqueue calls; None: the process's own, which runs cubins.
+
     Does nothing where `vitc::VitAttention` is registered already: the compiled plugin, loaded as a library,
     comes before this class, and the registry takes no second creator of one name.
     """
     if find_creator(trt) is not None:
         return
     registry, namespace = trt.get_plugin_registry(), attention_spec().plugin_namespace
-    if not registry.register_creator(make_creator(trt, launch), namespace):
+    if not registry.register_creator(make_creator(trt, launch or shared_launch()), namespace):
         raise LoweringError(f"{trt.__name__} {trt.__version__} did not register vitc::VitAttention")
 
 
@@ -119,7 +123,7 @@ def find_creator(trt: ModuleType) -> Any | None:
     return None
 
 
-def make_creator(trt: Any, launch: Launch | None = None) -> Any:
+def make_creator(trt: Any, launch: Launch) -> Any:
     """A new creator for the distribution `trt`.
 
     TensorRT prints what its `create_plugin` raises and says only that it failed; `refusal` keeps the reason.
@@ -181,6 +185,7 @@ def make_creator(trt: Any, launch: Launch | None = None) -> Any:
 
         def on_shape_change(self, inp: Sequence[Any], _out: Sequence[Any]) -> None:
             check_inputs(self.fields, len(inp))
+            launch.prepare(self.fields)  # so that enqueue neither loads nor allocates
 
         def attach_to_context(self, _resource_context: Any) -> VitAttention:
             return self.clone()
@@ -194,12 +199,6 @@ def make_creator(trt: Any, launch: Launch | None = None) -> Any:
             _workspace: int,
             stream: int,
         ) -> None:
-            if launch is None:
-                raise MissingDependencyError(
-                    "this engine calls vitc::VitAttention, whose Python class was registered without a "
-                    "kernel: load the compiled plugin, or call vitc.kernels.plugin.register(trt, launch=...) "
-                    "in a fresh process"
-                )
             launch(
                 self.fields,
                 [tuple(tensor.dims) for tensor in input_desc],
@@ -250,7 +249,7 @@ class StoredFields:
     @classmethod
     def _hold(cls, trt: Any, arrays: Sequence[np.ndarray[Any, Any]]) -> StoredFields:
         kinds = trt.PluginFieldType
-        kind_of = {"string": kinds.CHAR, "int": kinds.INT32, "float": kinds.FLOAT32}
+        kind_of = {"string": kinds.CHAR, "int": kinds.INT32, "float": kinds.FLOAT32, "floats": kinds.FLOAT32}
         entries = [
             trt.PluginField(spec.name, array, kind_of[spec.type])
             for spec, array in zip(attention_spec().fields, arrays, strict=True)
@@ -261,7 +260,7 @@ class StoredFields:
 def _pack(spec: FieldSpec, value: FieldValue) -> np.ndarray[Any, Any]:
     if isinstance(value, str):
         return np.frombuffer(value.encode(), dtype=np.int8)
-    return np.array([value], dtype=NUMPY_TYPES[spec.type])
+    return np.array(value if spec.type == "floats" else [value], dtype=NUMPY_TYPES[spec.type])
 
 
 def read_collection(entries: Any) -> AttentionFields:
@@ -277,6 +276,8 @@ def read_collection(entries: Any) -> AttentionFields:
 def _unpack(spec: FieldSpec, data: np.ndarray[Any, Any]) -> FieldValue:
     if spec.type == "string":
         return data.astype(np.int8).tobytes().rstrip(b"\0").decode()
+    if spec.type == "floats":
+        return tuple(float(number) for number in data.ravel())
     if data.size != 1:
         raise InputError(f"field {spec.name!r} of vitc::VitAttention holds {data.size} values, not one")
     return int(data.item()) if spec.type == "int" else float(data.item())

@@ -57,26 +57,40 @@ def attention(fields: AttentionFields, inputs: Sequence[Array]) -> Array:
         weighted, total = _softmax_pv_int8(fields, q, k, v, bias)
     else:
         weighted, total = _softmax_pv_fp16(fields, q, k, v, bias)
-    out = _finish(weighted, total, out_factor(fields), int8=fields.int8_out)
+    factor = out_factor(fields).astype(F32).reshape(-1, 1, 1)
+    out = _finish(weighted, total, factor, int8=fields.int8_out)
     batch, heads, tokens, dim = out.shape
     return np.ascontiguousarray(out.transpose(0, 2, 1, 3)).reshape(batch, tokens, heads * dim)
 
 
-def logit_factor(fields: AttentionFields) -> np.float32:
-    """What turns q.k into the exponent of 2: (q_scale * k_scale *) scale * log2(e), in FP32.
+def logit_factor(fields: AttentionFields) -> Array:
+    """What turns q.k into the exponent of 2: (q_scale * k_scale *) scale * log2(e), in FP32. [H or 1].
 
     At least the smallest normal number: a masked key's -inf times 0 would be NaN.
     """
+    factor = real_logit_factor(fields)
+    return np.maximum(factor, SMALLEST_NORMAL).astype(F32)
+
+
+def real_logit_factor(fields: AttentionFields) -> Array:
+    """The same in FP64, before it is rounded."""
     factor = float(F32(fields.scale)) * LOG2_E
     if fields.int8_in:
         factor *= float(F32(fields.q_scale)) * float(F32(fields.k_scale))
-    return F32(max(factor, SMALLEST_NORMAL))
+    q, k, _ = head_scales(fields)
+    return factor * (q * k)
 
 
-def out_factor(fields: AttentionFields) -> np.float32:
-    """What turns a weighted mean of V's own numbers into the output's own numbers."""
+def out_factor(fields: AttentionFields) -> Array:
+    """What turns a weighted mean of V's own numbers into the output's own numbers, FP64. [H or 1]."""
     v_scale = float(F32(fields.v_scale)) if fields.int8_in else 1.0
-    return F32(v_scale / float(F32(fields.out_scale)) if fields.int8_out else v_scale)
+    return head_scales(fields)[2] * v_scale / (float(F32(fields.out_scale)) if fields.int8_out else 1.0)
+
+
+def head_scales(fields: AttentionFields) -> Array:
+    """The factors of q's, k's and v's scale, FP64. [3, H or 1]."""
+    factors = np.array(fields.head_scales, F32).astype(np.float64)
+    return factors.reshape(3, -1) if fields.by_head else np.ones((3, 1))
 
 
 def check_inputs(fields: AttentionFields, inputs: Sequence[Array]) -> None:
@@ -181,9 +195,9 @@ class _Rows:
 
     def __init__(self, fields: AttentionFields, q: Array, bias: Array | None) -> None:
         self.tile_k = fields.tile_k
-        self.logit_factor = logit_factor(fields)
+        self.logit_factor = logit_factor(fields).reshape(-1, 1, 1)
         # With a bias the scores are exponents of 2 already; without one they stay q.k, and are scaled at the end.
-        self.factor = F32(1) if bias is not None else self.logit_factor
+        self.factor = np.ones((1, 1, 1), F32) if bias is not None else self.logit_factor
         self.peak = np.full((*q.shape[:3], 1), -np.inf, F32)
         self.total = np.zeros((*q.shape[:3], 1), F32)
         self.weighted = np.zeros(q.shape, F32)
@@ -214,9 +228,9 @@ def _finite(peak: Array) -> Array:
     return np.where(np.isneginf(peak), F32(0), peak)
 
 
-def _finish(weighted: Array, total: Array, factor: np.float32, *, int8: bool) -> Array:
+def _finish(weighted: Array, total: Array, factor: Array, *, int8: bool) -> Array:
     # A row whose keys are all masked has no mean: it gives zeros.
-    multiplier = np.divide(factor, total, out=np.zeros_like(total), where=total > 0)
+    multiplier = np.divide(factor, total, out=np.zeros(total.shape, F32), where=total > 0)
     out = weighted * multiplier
     if int8:
         return np.rint(np.clip(out, INT8_MIN, INT8_MAX)).astype(np.int8)

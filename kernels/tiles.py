@@ -10,7 +10,8 @@ import dataclasses
 import math
 
 from vitc.errors import InputError, unknown
-from vitc.kernels.variants import Tile, shared_bytes
+from vitc.kernels.fields import AttentionFields
+from vitc.kernels.variants import Tile, Variant, shared_bytes, variant_of
 
 DEFAULT_TILE = Tile(64, 64, 4)
 SHORT_QUERY_TILE = Tile(32, 64, 2)
@@ -111,3 +112,9 @@ def resolve_tile(arch: str, head_dim: int, input: str, output: str, tile_q: int,
         if fits(arch, head_dim, input, output, tile):
             return tile
     return SHORT_KEY_TILE
+
+
+def kernel_variant(fields: AttentionFields, arch: str) -> Variant:
+    """The variant that serves a node on `arch`. Raises `InputError` where the kernel has none."""
+    kinds = ("int8" if fields.int8_in else "fp16", "int8" if fields.int8_out else "fp16")
+    return variant_of(fields, resolve_tile(arch, fields.head_dim, *kinds, fields.tile_q, fields.tile_k))

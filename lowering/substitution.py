@@ -15,10 +15,8 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from vitc.errors import LoweringError
-from vitc.kernels.fields import attention_spec
-
-#: Head sizes the kernel is compiled for.
-HEAD_DIMS = (32, 64, 72, 80, 96, 128)
+from vitc.kernels.fields import AttentionFields, attention_spec
+from vitc.kernels.variants import HEAD_DIMS
 
 
 @dataclass(frozen=True)
@@ -26,11 +24,15 @@ class Match:
     """One attention of the graph; `refusal` says why the plugin does not take it, or is None."""
 
     node: str
-    layout: str
-    heads: int
-    head_dim: int
-    int8: bool
+    fields: AttentionFields
     refusal: str | None = None
+
+    @property
+    def form(self) -> str:
+        """What it is, in a report's words."""
+        f = self.fields
+        bias = ", bias" if f.has_bias else ""
+        return f"{'int8' if f.int8_in else 'float'} {f.layout}{bias}, {f.num_heads} heads of {f.head_dim}"
 
 
 def match(model: onnx.ModelProto) -> tuple[Match, ...]:
@@ -40,21 +42,23 @@ def match(model: onnx.ModelProto) -> tuple[Match, ...]:
 
 
 def _match(node: gs.Node) -> Match:
-    a = node.attrs
+    known = {spec.name for spec in attention_spec().fields}
+    fields = AttentionFields.from_attributes({k: v for k, v in node.attrs.items() if k in known})
     refusal = None
-    if a["head_dim"] not in HEAD_DIMS:
-        refusal = f"head size {a['head_dim']} is none of {', '.join(map(str, HEAD_DIMS))}"
-    elif a["q_scale"] == 0 and node.outputs[0].dtype == np.float32:
+    if fields.head_dim not in HEAD_DIMS:
+        refusal = f"head size {fields.head_dim} is none of {', '.join(map(str, HEAD_DIMS))}"
+    elif fields.scale < 0:
+        refusal = "its scale is negative"
+    elif not fields.int8_in and node.outputs[0].dtype == np.float32:
         refusal = "float32 in and out; the kernel takes INT8 and FP16"
-    return Match(node.name, a["layout"], a["num_heads"], a["head_dim"], a["q_scale"] > 0, refusal)
+    return Match(node.name, fields, refusal)
 
 
 def show(matches: Sequence[Match]) -> str:
     """A line for each attention: what it is, and plugin or the reason."""
     lines = []
     for m in matches:
-        kind = f"{'int8' if m.int8 else 'float'} {m.layout}, {m.heads} heads of {m.head_dim}"
-        lines.append(f"{m.node}: {kind} → {'plugin' if m.refusal is None else f'no match because {m.refusal}'}")
+        lines.append(f"{m.node}: {m.form} → {'plugin' if m.refusal is None else f'no match because {m.refusal}'}")
     return "\n".join(lines)
 
 
@@ -71,3 +75,17 @@ def replace(model: onnx.ModelProto, matches: Sequence[Match]) -> int:
     if marked != len(wanted):
         raise LoweringError(f"{len(wanted)} attentions matched but {marked} were found in the model; match it again")
     return marked
+
+
+def plugin_nodes(model: onnx.ModelProto) -> tuple[AttentionFields, ...]:
+    """The fields of the nodes that are marked for the plugin."""
+    spec = attention_spec()
+    marked = []
+    for node in model.graph.node:
+        if node.op_type != spec.name or node.domain != spec.domain:
+            continue
+        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if "plugin_namespace" in attributes:
+            texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
+            marked.append(AttentionFields.from_attributes(texts))
+    return tuple(marked)

@@ -18,6 +18,7 @@ from torch.fx import Node
 from vitc.graph import Rewriter, shape_of
 from vitc.graph.movement import ancestry, descendants, example_shape, indices, replay
 from vitc.graph.nodes import where
+from vitc.kernels.tiles import choose_tile
 from vitc.ops import split_heads
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
@@ -51,17 +52,18 @@ class TileAttention(Pass):
                 program = program.note(f"{where(node)} stays decomposed: {reason}")
                 _decompose(rewriter, node)
                 continue
-            layout = self._tile(rewriter, node, program.target)
+            layout = self._tile(rewriter, node, program.target, program.example_inputs[0].shape[0])
             layouts[layout] = layouts.get(layout, 0) + 1
         rewriter.finish()
         found = ", ".join(f"{n} {layout}" for layout, n in sorted(layouts.items())) or "no attention"
         return program.note(f"tiled: {found}")
 
-    def _tile(self, rewriter: Rewriter, node: Node, target: Target) -> str:
+    def _tile(self, rewriter: Rewriter, node: Node, target: Target, images: int) -> str:
         q, k, v, bias, scale = _operands(node)
         heads, head_dim = shape_of(q)[1], shape_of(q)[3]
         layout, inputs = _layout(q, k, v)
-        tile_q, tile_k = choose_tiles(target, example_shape(q)[2], example_shape(k)[2], head_dim)
+        blocks = heads * example_shape(q)[0] // images
+        tile_q, tile_k = choose_tiles(target, example_shape(q)[2], example_shape(k)[2], head_dim, blocks)
         tile_q, tile_k = self.tile_q or tile_q, self.tile_k or tile_k
         with rewriter.at(node):
             if layout != "bhnd":
@@ -87,21 +89,20 @@ def _three_dims(rewriter: Rewriter, source: Node, tokens: int) -> Node:
     return rewriter.call(aten.reshape.default, source, [-1, tokens, shape_of(source)[-1]])
 
 
-def choose_tiles(target: Target, queries: int, keys: int, head_dim: int) -> tuple[int, int]:
-    """(tile_q, tile_k) such that a tile's working set fits.
+def choose_tiles(target: Target, queries: int, keys: int, head_dim: int, heads: int) -> tuple[int, int]:
+    """(tile_q, tile_k) for one image whose attention runs `heads` times (heads, or heads times windows).
 
-    GPU: one block holds a query tile and two stages of key and value tiles in FP16, so
-    2·D·(tile_q + 4·tile_k) bytes ≤ shared memory a block (FlashAttention-2's layout, arXiv 2307.08691). CPU: a tile of FP32
-    scores with its operands in half of the L2 cache of a core.
+    GPU: what the kernel's own table says, as one that the kernel has not would be ignored (vitc.kernels.tiles). CPU: a
+    tile of FP32 scores with its operands in half of the L2 cache of a core.
     """
-    if target.kind == "cpu":
-        budget, tile_q, tile_k = target.tile_memory // 2, 256, 1024
-        while tile_k > 32 and 4 * (tile_q * tile_k + head_dim * (tile_q + 2 * tile_k)) > budget:
-            tile_q, tile_k = max(32, tile_q // 2) if tile_q > tile_k else tile_q, tile_k // 2
-    else:
-        budget, tile_q, tile_k = target.tile_memory, 128, 128
-        while tile_k > 32 and 2 * head_dim * (tile_q + 4 * tile_k) > budget:
-            tile_q, tile_k = (tile_q // 2, tile_k) if tile_q > tile_k else (tile_q, tile_k // 2)
+    if target.arch is not None:
+        assert target.sm_count is not None  # Target has seen to it
+        # FP16 here: whether INT8 follows is decided later, and its tiles fit wherever those of FP16 do.
+        tile = choose_tile(target.arch, target.sm_count, head_dim, "fp16", "fp16", queries, keys, heads).tile
+        return tile.query_rows, tile.key_rows
+    budget, tile_q, tile_k = target.tile_memory // 2, 256, 1024
+    while tile_k > 32 and 4 * (tile_q * tile_k + head_dim * (tile_q + 2 * tile_k)) > budget:
+        tile_q, tile_k = max(32, tile_q // 2) if tile_q > tile_k else tile_q, tile_k // 2
     return min(tile_q, _ceil(queries, 16)), min(tile_k, _ceil(keys, 16))
 
 

@@ -13,8 +13,10 @@ import torch
 
 from vitc.bundle import BundleContents, Dim, Golden, TensorInfo, Tolerance, VersionRange, write_bundle
 from vitc.errors import InputError
+from vitc.kernels.travel import plugin_files
 from vitc.lowering.cpu import Engine, open_engine
 from vitc.lowering.onnx.model import OnnxModel, TensorSpec, weight_bytes
+from vitc.lowering.substitution import plugin_nodes
 from vitc.program import BatchRange, Program
 from vitc.report import Report
 from vitc.structure import bind, json_tree, rebuild
@@ -114,6 +116,7 @@ class CompiledModel:
             tensorrt=versions,
             tolerance=_TOLERANCE[precision],
             golden=(self._golden(),),
+            plugin=plugin_files(plugin_nodes(self.onnx.proto), target.arch) if target.arch is not None else {},
             calibration={"ranges": dict(self.program.ranges)} if self.program.ranges else None,
         )
 

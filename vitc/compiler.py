@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from vitc.analysis import flops, op_costs
+from vitc.attention_choice import attention_choices
 from vitc.calibration import CalibrationStream
 from vitc.capture import capture
 from vitc.compiled import CompiledModel
@@ -227,6 +228,7 @@ def _plan(
 
 def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match], int8: bool) -> Report:
     target = after.target
+    costs = op_costs(after)
     skipped = [] if int8 else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
     if after.pruning is None:
         skipped.append("pruning: pass prune=0.35, or {'flops': 0.4}; it costs accuracy, which training recovers")
@@ -238,17 +240,11 @@ def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Se
         weight_bytes_before=before.weight_bytes(),
         weight_bytes_after=after.weight_bytes(),
         flops=flops(after),
-        attentions=tuple(_attention_lines(matches)),
-        predicted_ms=None if target.kind == "cpu" else predict(op_costs(after), target).ms,
+        attentions=attention_choices(matches, costs, target),
+        predicted_ms=None if target.kind == "cpu" else predict(costs, target).ms,
         pruning=() if after.pruning is None else tuple(after.pruning.text().splitlines()),
         skipped=tuple(skipped),
     )
-
-
-def _attention_lines(matches: Sequence[Match]) -> list[str]:
-    from vitc.lowering.substitution import show
-
-    return show(matches).splitlines()
 
 
 def _instruments(dump: str | Path | None, progress: bool) -> tuple[Instrument, ...]:

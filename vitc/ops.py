@@ -1,7 +1,7 @@
 """The four operators vitc adds to ATen, each with a real CPU implementation and a fake one.
 
 `vitc::attention`       exact tiled attention, online softmax, never the N×N matrix (FlashAttention-2, arXiv 2307.08691)
-`vitc::attention_int8`  the same at an INT8 border: integers and scales in, integers or floats out
+`vitc::attention_int8`  at an INT8 border, by the arithmetic of the CUDA kernel; on a GPU it is that kernel
 `vitc::quantize`        symmetric linear quantisation, as ONNX QuantizeLinear (opset 19) with zero point 0
 `vitc::dequantize`      its inverse
 
@@ -10,8 +10,14 @@ Layouts, names and fields are those of kernels/vit_attention.toml.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
+
+from vitc.kernels import reference
+from vitc.kernels.fields import AttentionFields, split_scales
+from vitc.kernels.launch import shared_launch
 
 INT8_MIN, INT8_MAX = -128, 127
 
@@ -164,17 +170,68 @@ def attention_int8(
     out_scale: float,
     out_dtype: torch.dtype,
 ) -> Tensor:
-    """Attention with an INT8 border: integers · in_scales (q, k, v) → softmax → integers · out_scale.
+    """Attention with an INT8 border, by the kernel's own arithmetic: its roundings, P as `pv` says.
 
-    The arithmetic is that of the ONNX function body: operands are dequantised, the softmax runs in FP32, and the
-    result is quantised once. `out_scale` 0 leaves a floating-point output of `out_dtype`.
+    `in_scales` are q's, k's and v's: three, or 3·H where each head has its own. `out_scale` 0 leaves a floating-point
+    output of `out_dtype`, which has passed FP16 as the kernel's has. Here on the CPU; on a GPU the kernel itself runs.
+    Raises InputError for shapes and dtypes that the operator has not.
     """
-    operands = split_heads(q, k, v, num_heads, head_dim, layout)
-    dense = [t.to(torch.float32) * s for t, s in zip(operands, in_scales, strict=True)]
-    out = tiled_attention(dense[0], dense[1], dense[2], bias, scale, tile_q, tile_k)
-    if out_scale == 0.0:
-        return out.to(out_dtype)
-    return torch.clamp(torch.round(out / out_scale), INT8_MIN, INT8_MAX).to(torch.int8)
+    fields = attention_fields(bias, num_heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale)
+    given = [t.detach().numpy() for t in (q, k, v, bias) if t is not None]
+    out = torch.from_numpy(reference.attention(fields, given))
+    return out if fields.int8_out else out.to(out_dtype)
+
+
+@attention_int8.register_kernel("cuda")
+def _(
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    bias: Tensor | None,
+    num_heads: int,
+    head_dim: int,
+    scale: float,
+    layout: str,
+    tile_q: int,
+    tile_k: int,
+    pv: str,
+    in_scales: list[float],
+    out_scale: float,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    fields = attention_fields(bias, num_heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale)
+    out = q.new_empty(
+        _attention_shape(q, num_heads, head_dim, layout), dtype=torch.int8 if fields.int8_out else torch.float16
+    )
+    launch_on(fields, [t for t in (q, k, v, bias) if t is not None], out, torch.cuda.current_stream(q.device).cuda_stream)
+    return out if fields.int8_out else out.to(out_dtype)
+
+
+def attention_fields(
+    bias: Tensor | None,
+    num_heads: int,
+    head_dim: int,
+    scale: float,
+    layout: str,
+    tile_q: int,
+    tile_k: int,
+    pv: str,
+    in_scales: Sequence[float],
+    out_scale: float,
+) -> AttentionFields:
+    """The operator's arguments as the kernel's fields. Raises InputError."""
+    common, head_scales = split_scales(in_scales)
+    return AttentionFields(
+        layout, num_heads, head_dim, scale, int(bias is not None), tile_q, tile_k, pv, *common, out_scale, head_scales
+    )
+
+
+def launch_on(fields: AttentionFields, inputs: Sequence[Tensor], out: Tensor, stream: int) -> None:
+    """Starts the kernel on tensors of the current GPU; `out` is written when the stream gets there."""
+    whole = [t.contiguous() for t in inputs]
+    dtypes = [str(t.dtype).removeprefix("torch.") for t in (*whole, out)]
+    shapes = [tuple(t.shape) for t in whole]
+    shared_launch()(fields, shapes, dtypes, [t.data_ptr() for t in whole], [out.data_ptr()], stream)
 
 
 @attention_int8.register_fake

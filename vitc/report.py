@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from vitc.attention_choice import AttentionChoice
+from vitc.attention_choice import lines as attention_lines
 from vitc.program import JournalEntry
 
 
@@ -19,7 +21,7 @@ class Report:
     weight_bytes_before: int
     weight_bytes_after: int
     flops: int
-    attentions: tuple[str, ...]
+    attentions: tuple[AttentionChoice, ...]
     predicted_ms: float | None = None
     engine: str | None = None
     measured_ms: dict[str, float] = field(default_factory=dict)
@@ -59,5 +61,5 @@ class Report:
         if self.pruning:
             lines += ["pruning", *(f"  {line}" for line in self.pruning)]
         if self.attentions:
-            lines += ["attention", *(f"  {line}" for line in self.attentions)]
+            lines += ["attention", *(f"  {line}" for line in attention_lines(self.attentions))]
         return "\n".join(lines)

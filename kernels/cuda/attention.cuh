@@ -70,6 +70,7 @@ struct AttentionBlock {
     float scores[kWarpTiles][kKeyTiles][4];
     float weighted[kWarpTiles][kDimGroups][2][4];
     RowState state;
+    int scale_head = 0;  // whose scales are ours: this head's, or 0 where all heads share them
 
     explicit VITC_DEVICE AttentionBlock(AttentionParams const& params)
         : p(params),
@@ -168,7 +169,7 @@ struct AttentionBlock {
                 }
                 float& score = scores[t][i / 4][i % 4];
                 float const dot = kIntegerScores ? score - kMagic : score;
-                score = fused_multiply_add(dot, p.logit_factor, bias * kLog2EFloat);
+                score = fused_multiply_add(dot, p.logit_factors[scale_head], bias * kLog2EFloat);
             }
         }
     }
@@ -187,7 +188,7 @@ struct AttentionBlock {
     }
 
     // Turns score differences into exponents of 2.
-    VITC_DEVICE float factor() const { return kHasBias ? 1.0f : p.logit_factor; }
+    VITC_DEVICE float factor() const { return kHasBias ? 1.0f : p.logit_factors[scale_head]; }
 
     // A row that a bias has masked so far has the peak -inf, and -inf - -inf would be NaN.
     static VITC_DEVICE float finite(float peak) { return kHasBias && peak == kNegativeInfinity ? 0.0f : peak; }
@@ -383,7 +384,7 @@ struct AttentionBlock {
             total += shuffle_xor(total, 1);
             total += shuffle_xor(total, 2);
         }
-        return total > 0.0f ? divide(p.out_factor, total) : 0.0f;
+        return total > 0.0f ? divide(p.out_factors[scale_head], total) : 0.0f;
     }
 
     // Four neighbours in a row (INT8 V: dims 4c .. 4c + 3 of the group, even and odd by turns), or two in each of the
@@ -477,6 +478,7 @@ struct AttentionBlock {
         int const first_query = block_index() % query_tiles * Config::kQueryRows;
         int const head = block_index() / query_tiles % p.heads;
         int const batch = block_index() / query_tiles / p.heads;
+        scale_head = p.scale_heads == 1 ? 0 : head;
 
         constexpr int kElement = Config::kElementBytes;
         auto const start_of = [&](void const* tensor, Strides const& s) {
@@ -528,7 +530,7 @@ struct AttentionBlock {
 };
 
 template <typename Config>
-VITC_KERNEL(Config::kThreads, Config::kBlocksPerSm) attention_kernel(AttentionParams const params) {
+VITC_KERNEL(Config::kThreads, Config::kBlocksPerSm) attention_kernel(VITC_PARAMETER AttentionParams const params) {
     AttentionBlock<Config> block(params);
     block.run();
 }

@@ -9,6 +9,8 @@ namespace vitc {
 
 enum class Layout : int32_t { kPacked, kBnhd, kBhnd };
 
+constexpr int kMaxScaleHeads = 64;  // heads that may have scales of their own
+
 // Distances in elements of the tensor's own type.
 struct Strides {
     int64_t batch;
@@ -31,8 +33,9 @@ struct AttentionParams {
     int32_t bias_windows;  // batch element b uses row b % bias_windows
     int32_t bias_heads;    // 1 or heads
     int32_t bias_is_half;  // FP16, else FP32
-    float logit_factor;    // q.k * logit_factor is an exponent of 2
-    float out_factor;      // a weighted mean of V's numbers * out_factor is an output number
+    int32_t scale_heads;   // 1 or heads: how many of the factors below there are
+    float logit_factors[kMaxScaleHeads];  // q.k * logit_factor is an exponent of 2
+    float out_factors[kMaxScaleHeads];    // a weighted mean of V's numbers * out_factor is an output number
 };
 
 // The operator's fields that reach the kernel's arithmetic; scales as in vit_attention.toml, 0 = floating point.
@@ -42,23 +45,35 @@ struct AttentionScales {
     float k;
     float v;
     float out;
+    float const* by_head;  // 3 * heads factors: q's heads, k's, v's; or null
 };
 
 constexpr double kLog2E = 1.4426950408889634;
 
 // At least FLT_MIN: a masked key's -inf times 0 would be NaN.
-inline float logit_factor(AttentionScales const& s) {
+inline float logit_factor(AttentionScales const& s, double q_head, double k_head) {
     double factor = static_cast<double>(s.softmax) * kLog2E;
     if (s.q > 0.0f) {
         factor *= static_cast<double>(s.q) * static_cast<double>(s.k);
     }
-    float const rounded = static_cast<float>(factor);
+    float const rounded = static_cast<float>(factor * (q_head * k_head));
     return rounded < FLT_MIN ? FLT_MIN : rounded;
 }
 
-inline float out_factor(AttentionScales const& s) {
-    double const v = s.q > 0.0f ? static_cast<double>(s.v) : 1.0;
+inline float out_factor(AttentionScales const& s, double v_head) {
+    double const v = v_head * (s.q > 0.0f ? static_cast<double>(s.v) : 1.0);
     return static_cast<float>(s.out > 0.0f ? v / static_cast<double>(s.out) : v);
+}
+
+inline void set_factors(AttentionParams& p, AttentionScales const& s) {
+    p.scale_heads = s.by_head != nullptr ? p.heads : 1;
+    for (int32_t h = 0; h < p.scale_heads; ++h) {
+        auto const factor = [&](int32_t part) {
+            return s.by_head != nullptr ? static_cast<double>(s.by_head[part * p.heads + h]) : 1.0;
+        };
+        p.logit_factors[h] = logit_factor(s, factor(0), factor(1));
+        p.out_factors[h] = out_factor(s, factor(2));
+    }
 }
 
 struct AttentionExtent {
@@ -97,8 +112,7 @@ inline AttentionParams make_params(Layout layout, AttentionExtent const& e, Atte
     p.keys = e.keys;
     p.bias_windows = 1;
     p.bias_heads = 1;
-    p.logit_factor = logit_factor(scales);
-    p.out_factor = out_factor(scales);
+    set_factors(p, scales);
     return p;
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #define VITC_KERNEL(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
+#define VITC_PARAMETER __grid_constant__  // indexed where it lies: a copy would go through local memory
 #define VITC_DEVICE __device__ __forceinline__
 #define VITC_UNROLL _Pragma("unroll")
 

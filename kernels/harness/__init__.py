@@ -37,7 +37,7 @@ SANITIZERS = (
 LAYOUTS = ("packed", "bnhd", "bhnd")
 ELEMENTS = tuple(ELEMENT_BYTES)
 ERROR_BYTES = 1024
-PARAMS_LIMIT = 512
+PARAMS_LIMIT = 1024
 
 
 class HarnessFault(Exception):
@@ -56,13 +56,19 @@ class _Buffer(ctypes.Structure):
     _fields_ = (("data", ctypes.c_void_p), ("bytes", ctypes.c_int64))
 
 
+class _Scales(ctypes.Structure):
+    """AttentionScales of cuda/params.h."""
+
+    _fields_ = (("scales", ctypes.c_float * 5), ("by_head", ctypes.c_void_p))
+
+
 class _Call(ctypes.Structure):
     """HarnessCall of entry.cpp."""
 
     _fields_ = (
         *((name, _Buffer) for name in ("q", "k", "v", "bias", "out")),
         ("extent", ctypes.c_int32 * 5),
-        ("scales", ctypes.c_float * 5),
+        ("scales", _Scales),
         ("layout", ctypes.c_int32),
         ("bias_windows", ctypes.c_int32),
         ("bias_heads", ctypes.c_int32),
@@ -145,7 +151,10 @@ def _call_of(fields: AttentionFields, arrays: Sequence[Array], out: Array) -> _C
         call.bias_windows, call.bias_heads = bias.shape[:2]
         call.bias_is_half = int(bias.dtype == np.float16)
     call.extent[:] = (arrays[0].shape[0], fields.num_heads, fields.head_dim, arrays[0].shape[axis], keys)
-    call.scales[:] = (fields.scale, fields.q_scale, fields.k_scale, fields.v_scale, fields.out_scale)
+    call.scales.scales[:] = (fields.scale, fields.q_scale, fields.k_scale, fields.v_scale, fields.out_scale)
+    if fields.by_head:
+        call.head_scales = np.array(fields.head_scales, np.float32)  # kept as long as its address is
+        call.scales.by_head = call.head_scales.ctypes.data
     return call
 
 

@@ -24,7 +24,7 @@ extern "C" {
 struct HarnessCall {
     Buffer q, k, v, bias, out;
     vitc::AttentionExtent extent;
-    vitc::AttentionScales scales;
+    vitc::AttentionScales scales;  // with the address of the factors by head, or null
     int32_t layout;
     int32_t bias_windows;
     int32_t bias_heads;

@@ -25,6 +25,7 @@
 #endif
 
 #define VITC_KERNEL(threads, blocks) inline void
+#define VITC_PARAMETER
 #define VITC_DEVICE inline
 #define VITC_UNROLL
 

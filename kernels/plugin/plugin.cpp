@@ -1,5 +1,6 @@
 #include "plugin.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <exception>
@@ -127,6 +128,20 @@ bool read_field(FieldSpec const& spec, PluginField const& field, float& value, s
     return in_range(spec, value, error);
 }
 
+bool read_field(FieldSpec const& spec, PluginField const& field, std::vector<float>& value, std::string& error) {
+    if (field.type != PluginFieldType::kFLOAT32 || field.length < 1 || field.data == nullptr) {
+        return wrong_type(spec, "floats (kFLOAT32)", field, error);
+    }
+    float const* const first = static_cast<float const*>(field.data);
+    value.assign(first, first + field.length);
+    for (float const number : value) {
+        if (!in_range(spec, number, error)) {
+            return false;
+        }
+    }
+    return true;
+}
+
 PluginField field_of(FieldSpec const& spec, std::string const& value) {
     return PluginField(spec.name, value.data(), PluginFieldType::kCHAR, static_cast<int32_t>(value.size()));
 }
@@ -137,13 +152,39 @@ PluginField field_of(FieldSpec const& spec, float const& value) {
     return PluginField(spec.name, &value, PluginFieldType::kFLOAT32, 1);
 }
 
+PluginField field_of(FieldSpec const& spec, std::vector<float> const& value) {
+    return PluginField(spec.name, value.data(), PluginFieldType::kFLOAT32, static_cast<int32_t>(value.size()));
+}
+
 PluginFieldType type_of(FieldKind kind) {
     switch (kind) {
         case FieldKind::kString: return PluginFieldType::kCHAR;
         case FieldKind::kInt: return PluginFieldType::kINT32;
-        case FieldKind::kFloat: return PluginFieldType::kFLOAT32;
+        case FieldKind::kFloat:
+        case FieldKind::kFloats: return PluginFieldType::kFLOAT32;
     }
     return PluginFieldType::kUNKNOWN;
+}
+
+// Whether the heads have scales of their own; a lone 1 says that they have not.
+bool by_head(AttentionFields const& f) { return f.head_scales.size() != 1 || f.head_scales[0] != 1.0f; }
+
+// As AttentionFields._check_head_scales of fields.py.
+bool check_head_scales(AttentionFields const& f, std::string& error) {
+    size_t const wanted = 3 * static_cast<size_t>(f.num_heads);
+    bool const positive = std::all_of(f.head_scales.begin(), f.head_scales.end(), [](float x) { return x > 0.0f; });
+    if (f.q_scale <= 0.0f || f.head_scales.size() != wanted || !positive) {
+        error = "field 'head_scales' has " + std::to_string(f.head_scales.size()) + " factors for " +
+                std::to_string(f.num_heads) + " heads; it must be one 1, or " + std::to_string(wanted) +
+                " factors > 0 of the scales of INT8 inputs";
+        return false;
+    }
+    if (f.num_heads > kMaxScaleHeads) {
+        error = "it has " + std::to_string(f.num_heads) + " heads, and at most " + std::to_string(kMaxScaleHeads) +
+                " may have scales of their own: write one 1 into 'head_scales'";
+        return false;
+    }
+    return true;
 }
 
 // What no single field's limits can say.
@@ -153,6 +194,9 @@ bool check_together(AttentionFields const& f, std::string& error) {
     if (any != all) {
         error = "q_scale, k_scale and v_scale are " + std::to_string(f.q_scale) + ", " + std::to_string(f.k_scale) +
                 " and " + std::to_string(f.v_scale) + ": either all are 0 (floating point) or all are > 0 (INT8)";
+        return false;
+    }
+    if (by_head(f) && !check_head_scales(f, error)) {
         return false;
     }
     if (f.scale < 0.0f) {
@@ -400,7 +444,7 @@ int32_t VitAttentionPlugin::onShapeChange(PluginTensorDesc const* inputs, int32_
             static_cast<int32_t>(inputs[0].dims.d[token_axis]),
             static_cast<int32_t>(inputs[layout == Layout::kPacked ? 0 : 1].dims.d[token_axis])};
         AttentionScales const scales{fields_.scale, fields_.q_scale, fields_.k_scale, fields_.v_scale,
-                                     fields_.out_scale};
+                                     fields_.out_scale, by_head(fields_) ? fields_.head_scales.data() : nullptr};
         params_ = make_params(layout, extent, scales, nullptr, nullptr, nullptr, nullptr, int8_in() ? 1 : 2);
         if (fields_.has_bias == 1) {
             PluginTensorDesc const& bias = inputs[inputs_given - 1];

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 namespace vitc {
 
@@ -10,7 +11,7 @@ constexpr char const* kPluginName = "VitAttention";
 constexpr char const* kPluginNamespace = "vitc";
 constexpr char const* kPluginVersion = "1";
 
-enum class FieldKind { kString, kInt, kFloat };
+enum class FieldKind { kString, kInt, kFloat, kFloats };
 
 struct FieldSpec {
     char const* name;
@@ -23,7 +24,7 @@ struct FieldSpec {
     char const* doc;
 };
 
-constexpr int32_t kFieldCount = 12;
+constexpr int32_t kFieldCount = 13;
 constexpr FieldSpec kFields[kFieldCount] = {
     {"layout", FieldKind::kString, "packed|bnhd|bhnd|", false, 0.0, false, 0.0, "how the inputs lie in memory"},
     {"num_heads", FieldKind::kInt, nullptr, true, 1.0, false, 0.0, "H"},
@@ -37,6 +38,7 @@ constexpr FieldSpec kFields[kFieldCount] = {
     {"k_scale", FieldKind::kFloat, nullptr, true, 0.0, false, 0.0, "as q_scale, for k"},
     {"v_scale", FieldKind::kFloat, nullptr, true, 0.0, false, 0.0, "as q_scale, for v"},
     {"out_scale", FieldKind::kFloat, nullptr, true, 0.0, false, 0.0, "0: floating-point output; > 0: INT8 output with this scale"},
+    {"head_scales", FieldKind::kFloats, nullptr, true, 0.0, false, 0.0, "1: no scales by head; or 3*H factors of q_scale (H), k_scale (H) and v_scale (H)"},
 };
 
 struct AttentionFields {
@@ -52,6 +54,7 @@ struct AttentionFields {
     float k_scale{0.0f};  // as q_scale, for k
     float v_scale{0.0f};  // as q_scale, for v
     float out_scale{0.0f};  // 0: floating-point output; > 0: INT8 output with this scale
+    std::vector<float> head_scales;  // 1: no scales by head; or 3*H factors of q_scale (H), k_scale (H) and v_scale (H)
 };
 
 // Calls visitor(spec, member) for every field, in the order of the collection and of the serialised engine.
@@ -69,6 +72,7 @@ void visit(Fields& fields, Visitor&& visitor) {
     visitor(kFields[9], fields.k_scale);
     visitor(kFields[10], fields.v_scale);
     visitor(kFields[11], fields.out_scale);
+    visitor(kFields[12], fields.head_scales);
 }
 
 struct LayoutSpec {

@@ -42,7 +42,8 @@ def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
 
 def _has_fused_form(node: onnx.NodeProto) -> bool:
     fields = _attributes(node)
-    return not fields["has_bias"] and fields["layout"] in (b"packed", b"bnhd")
+    by_head = len(fields["head_scales"]) > 1
+    return not fields["has_bias"] and not by_head and fields["layout"] in (b"packed", b"bnhd")
 
 
 def _fused(graph: onnx.GraphProto, node: onnx.NodeProto, prefix: str) -> list[onnx.NodeProto]:

@@ -17,6 +17,11 @@ from onnx import AttributeProto, TensorProto, helper
 
 from vitc.kernels.fields import attention_spec
 
+_VALUE_OF = {
+    AttributeProto.FLOAT: "value_float",
+    AttributeProto.FLOATS: "value_floats",
+    AttributeProto.INT: "value_int",
+}
 _TYPES = {torch.float32: TensorProto.FLOAT, torch.float16: TensorProto.FLOAT16}
 
 
@@ -30,6 +35,7 @@ class Signature:
     int8_in: bool
     out_type: torch.dtype
     bias_type: torch.dtype | None
+    by_head: bool = False  # each head has scales of its own
 
 
 class _Body:
@@ -46,11 +52,11 @@ class _Body:
         return name
 
     def attribute(self, field: str, kind: int) -> str:
-        """A function attribute as a scalar tensor."""
+        """A function attribute as a tensor: a scalar, or [n] for FLOATS."""
         name = f"t{len(self.nodes)}_0"
         node = helper.make_node("Constant", [], [name])
         slot = node.attribute.add()
-        slot.name = "value_float" if kind == AttributeProto.FLOAT else "value_int"
+        slot.name = _VALUE_OF[kind]
         slot.ref_attr_name = field
         slot.type = kind  # type: ignore[assignment]
         self.nodes.append(node)
@@ -76,6 +82,8 @@ def attention_function(signature: Signature, overload: str, opset: int) -> onnx.
     inputs = list(spec.layouts[signature.layout]) + (["bias"] if signature.has_bias else [])
     compute = torch.float32 if signature.int8_in else signature.out_type
     q, k, v = (_real(body, t, f"{name}_scale", signature) for name, t in zip("qkv", _operands(body, signature), strict=True))
+    if signature.by_head:
+        q, k, v = (body.op("Mul", [t, f]) for t, f in zip((q, k, v), _head_factors(body), strict=True))
     factor = body.attribute("scale", AttributeProto.FLOAT)
     if compute != torch.float32:
         factor = body.op("Cast", [factor], to=_TYPES[compute])
@@ -119,6 +127,13 @@ def _real(body: _Body, operand: str, scale: str, signature: Signature) -> str:
         return operand
     name: str = body.op("DequantizeLinear", [operand, body.attribute(scale, AttributeProto.FLOAT)])
     return name
+
+
+def _head_factors(body: _Body) -> list[str]:
+    """The factors of q's, k's and v's heads, each [1, H, 1, 1]."""
+    factors = body.attribute("head_scales", AttributeProto.FLOATS)
+    spread = body.op("Reshape", [factors, body.sizes([3], "num_heads", [1, 1])])
+    return body.op("Split", [spread], outputs=3, axis=0, num_outputs=3)  # type: ignore[no-any-return]
 
 
 def _add_bias(body: _Body, scores: str, compute: torch.dtype, signature: Signature) -> str:

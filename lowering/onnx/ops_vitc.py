@@ -6,6 +6,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph.nodes import shape_of, val
+from vitc.kernels.fields import split_scales
 from vitc.lowering.onnx.emitter import Emitter, emits
 from vitc.lowering.onnx.functions import Signature
 
@@ -47,6 +48,7 @@ def _call(
     e: Emitter, node: Node, operands: list[Node | None], bias: Node | None, heads: int, head_dim: int, scale: float,
     layout: str, tile_q: int, tile_k: int, pv: str, in_scales: list[float], out_scale: float,
 ) -> str:  # fmt: skip
+    common, head_scales = split_scales(in_scales)
     inputs = [e.value(t) for t in operands if t is not None]
     if bias is not None:
         inputs.append(e.value(bias))
@@ -54,15 +56,16 @@ def _call(
         layout=layout,
         has_bias=bias is not None,
         windows=bias is not None and shape_of(bias)[0] != 1,
-        int8_in=in_scales[0] > 0,
+        int8_in=common[0] > 0,
         out_type=val(node).dtype,
         bias_type=val(bias).dtype if bias is not None else None,
+        by_head=len(head_scales) > 1,
     )
     overload = e.signatures.setdefault(signature, f"form{len(e.signatures)}" if e.signatures else "")
     out = e.op(
         "VitAttention", inputs, domain="vitc", layout=layout, num_heads=heads, head_dim=head_dim, scale=float(scale),
-        has_bias=int(bias is not None), tile_q=tile_q, tile_k=tile_k, pv=pv, q_scale=in_scales[0], k_scale=in_scales[1],
-        v_scale=in_scales[2], out_scale=float(out_scale),
+        has_bias=int(bias is not None), tile_q=tile_q, tile_k=tile_k, pv=pv, q_scale=common[0], k_scale=common[1],
+        v_scale=common[2], out_scale=float(out_scale), head_scales=list(head_scales),
     )  # fmt: skip
     if overload:
         e.nodes[-1].overload = overload

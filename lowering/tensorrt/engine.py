@@ -54,18 +54,16 @@ def build_engine(
     capability: str | None = None,
     profile: Profile | None = None,
     timing_cache: bytes | None = None,
-    launch: plugin.Launch | None = None,
 ) -> Engine:
     """Builds `model` (an ONNX file, or its bytes) and reads the engine's layers from TensorRT's build log.
 
     capability: "SM86" builds with TensorRT-RTX for a device that need not be here; None for this device.
     profile: batch sizes, for inputs whose first dimension is dynamic (default: 1 only).
     timing_cache: an earlier `Engine.timing_cache`; saves most of a rebuild where TensorRT measures kernels.
-    launch: starts the attention kernel when the Python plugin runs.
     Raises `BuildError` with TensorRT's own reason and the ONNX node, `MissingDependencyError` without one.
     """
     trt = api.find(capability)
-    plugin.register(trt, launch=launch)
+    plugin.register(trt)
     log = build_log(trt)
     with log.listen() as messages:
         builder = trt.Builder(log.logger)

@@ -51,6 +51,7 @@ namespace {
 struct Values {
     std::string layout = "packed", pv = "int8";
     int32_t num_heads = 3, head_dim = 64, has_bias = 0, tile_q = 64, tile_k = 32;
+    std::vector<float> head_scales = {1.0f};
     float scale = 0.125f, q_scale = 0.5f, k_scale = 0.25f, v_scale = 0.125f, out_scale = 0.0625f;
 };
 
@@ -63,7 +64,9 @@ std::vector<PluginField> fields_of(Values const& v) {
     return {text("layout", v.layout), integer("num_heads", v.num_heads), integer("head_dim", v.head_dim),
             real("scale", v.scale), integer("has_bias", v.has_bias), integer("tile_q", v.tile_q),
             integer("tile_k", v.tile_k), text("pv", v.pv), real("q_scale", v.q_scale), real("k_scale", v.k_scale),
-            real("v_scale", v.v_scale), real("out_scale", v.out_scale)};
+            real("v_scale", v.v_scale), real("out_scale", v.out_scale),
+            PluginField("head_scales", v.head_scales.data(), PluginFieldType::kFLOAT32,
+                        static_cast<int32_t>(v.head_scales.size()))};
 }
 
 IPluginCreatorV3One& creator() {
@@ -158,8 +161,20 @@ int main() {
     std::printf("enqueue %d\n", context->enqueue(&in, &out, inputs, outputs, nullptr, nullptr));
     std::printf("launched %d %d %d %d %ld %ld %d %.9g %.9g\n", launched.batch, launched.heads, launched.queries,
                 launched.keys, static_cast<long>(launched.q_strides.row), static_cast<long>(launched.kv_strides.batch),
-                static_cast<int>(static_cast<char const*>(launched.v) - buffer), launched.logit_factor,
-                launched.out_factor);
+                static_cast<int>(static_cast<char const*>(launched.v) - buffer), launched.logit_factors[0],
+                launched.out_factors[0]);
+
+    // Scales by head travel in the launch itself.
+    Values by_head;
+    by_head.head_scales = {1.0f, 2.0f, 3.0f, 0.5f, 0.25f, 4.0f, 1.5f, 2.5f, 3.5f};
+    auto scaled = create(fields_of(by_head));
+    std::printf("shapes %d\n", scaled->onShapeChange(&in, 1, &out, 1));
+    std::printf("enqueue %d\n", scaled->enqueue(&in, &out, inputs, outputs, nullptr, nullptr));
+    std::printf("factors %d", launched.scale_heads);
+    for (int h = 0; h < 3; ++h) {
+        std::printf(" %.9g %.9g", launched.logit_factors[h], launched.out_factors[h]);
+    }
+    std::printf("\n");
 
     PluginTensorDesc const narrow = tensor(DataType::kINT8, {2, 197, 3 * 191});
     std::printf("shapes %d\n", context->onShapeChange(&narrow, 1, &out, 1));
@@ -175,8 +190,10 @@ int main() {
     refuse([](Values& v) { v.k_scale = 0.0f; });
     refuse([](Values& v) { v.scale = -1.0f; });
     refuse([](Values& v) { v.out_scale = __builtin_nanf(""); });
+    refuse([](Values& v) { v.head_scales = {1.0f, 2.0f}; });
+    refuse([](Values& v) { v.num_heads = 65, v.head_scales.assign(195, 2.0f); });
     std::vector<PluginField> absent = fields_of(values);
-    absent.pop_back();
+    absent.erase(absent.end() - 2);
     std::printf("created %d\n", create(absent) != nullptr ? 1 : 0);
     std::vector<PluginField> mistyped = fields_of(values);
     mistyped[1].type = PluginFieldType::kFLOAT32;

@@ -5,6 +5,7 @@ TENSORRT_ROOT names folders with TensorRT's public headers in include/, several 
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -19,16 +20,23 @@ from vitc.kernels.tiles import TILES
 
 KERNELS = Path(generate_header.__file__).resolve().parent
 ROOTS = [Path(p) for p in os.environ.get("TENSORRT_ROOT", "").split(os.pathsep) if p]
-CUDA_INCLUDES = [Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include"]
+CUDA_INCLUDES = [
+    folder
+    for folder in (
+        Path(os.environ.get("CUDA_HOME", "/usr/local/cuda")) / "include",
+        Path(build.find_tool("nvcc") or "nvcc").resolve().parents[1] / "include",
+    )
+    if (folder / "cuda_runtime.h").is_file()
+]
 
 needs_tensorrt = pytest.mark.skipif(
     not ROOTS, reason="TENSORRT_ROOT is not set: the C++ plugin is not compiled against TensorRT's headers"
 )
 needs_cuda = pytest.mark.skipif(
-    not CUDA_INCLUDES[0].is_dir(), reason="no CUDA headers: the C++ plugin is not compiled"
+    not CUDA_INCLUDES, reason="no CUDA headers: the C++ plugin is not compiled"
 )
-TYPE_CODES = {"string": 6, "int": 5, "float": 1}
-"""PluginFieldType: kCHAR, kINT32, kFLOAT32."""
+TYPE_CODES = {"string": 6, "int": 5, "float": 1, "floats": 1}
+"""PluginFieldType: kCHAR, kINT32, kFLOAT32 (several have no type of their own)."""
 
 
 def test_the_header_is_what_the_description_says() -> None:
@@ -83,9 +91,10 @@ def test_its_build_side(root: Path, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "creator VitAttention 1 vitc"
     fields = attention_spec().fields
-    assert lines[1:13] == [f"field {field.name} {TYPE_CODES[field.type]}" for field in fields]
+    end = 1 + len(fields)
+    assert lines[1:end] == [f"field {field.name} {TYPE_CODES[field.type]}" for field in fields]
 
-    said = lines[13:]
+    said = lines[end:]
     assert said[:2] == ["parsed 1", "values packed 3 64 0.125 0 64 32 int8 0.5 0.25 0.125 0.0625"]
     assert said[2:6] == [
         "supports int8 1 1",
@@ -98,9 +107,16 @@ def test_its_build_side(root: Path, tmp_path: Path) -> None:
     assert said[6:8] == ["shapes 0", "enqueue 0"]
     assert launched[:8] == ["launched", "2", "3", "197", "197", "576", str(197 * 576), "384"]
     assert np.float32(launched[8]) == reference.logit_factor(node)
-    assert np.float32(launched[9]) == reference.out_factor(node)
+    assert np.float32(launched[9]) == np.float32(reference.out_factor(node))
 
-    refusals = "\n".join(said[9:])
+    by_head = dataclasses.replace(node, head_scales=(1.0, 2.0, 3.0, 0.5, 0.25, 4.0, 1.5, 2.5, 3.5))
+    assert said[9:11] == ["shapes 0", "enqueue 0"]
+    factors = said[11].split()
+    assert factors[:2] == ["factors", "3"]
+    assert np.array_equal(np.float32(factors[2::2]), reference.logit_factor(by_head))
+    assert np.array_equal(np.float32(factors[3::2]), np.float32(reference.out_factor(by_head)))
+
+    refusals = "\n".join(said[12:])
     for message in (
         "do not fit num_heads 3 and head_dim 64: the first input is [2, 197, 573], the output [2, 197, 192]",
         "its bias has the shape [3, 1, 5, 7], and must be [a divisor of 2, 1 or 3, 5, 7]",
@@ -111,11 +127,13 @@ def test_its_build_side(root: Path, tmp_path: Path) -> None:
         "either all are 0 (floating point) or all are > 0 (INT8)",
         "and must be at least 0: negate q instead",
         "field 'out_scale' is not finite",
+        "'head_scales' has 2 factors for 3 heads; it must be one 1, or 9 factors > 0 of the scales of INT8 inputs",
+        "it has 65 heads, and at most 64 may have scales of their own",
         "the field 'out_scale' is absent; every field must be written",
         "field 'num_heads' has the plugin field type 1 and the length 1, and must be one integer",
     ):
         assert message in refusals
-    assert refusals.count("created 0") == 9
+    assert refusals.count("created 0") == 11
     assert "created 1" not in refusals
     assert refusals.count("shapes -1") == 2
 

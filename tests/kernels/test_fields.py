@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from vitc.errors import InputError, InternalError
-from vitc.kernels.fields import AttentionFields, attention_spec, read_spec, spec_path
+from vitc.kernels.fields import AttentionFields, attention_spec, read_spec, spec_path, split_scales
 
 VALUES: dict[str, Any] = {
     "layout": "packed",
@@ -21,6 +21,7 @@ VALUES: dict[str, Any] = {
     "k_scale": 0.03,
     "v_scale": 0.04,
     "out_scale": 0.0,
+    "head_scales": (1.0,),
 }
 
 
@@ -82,6 +83,11 @@ def test_input_names(layout: str, has_bias: int, names: tuple[str, ...]) -> None
         ("scale", float("nan"), "field 'scale' of vitc::VitAttention is nan, and must be a finite float"),
         ("scale", "big", "field 'scale' of vitc::VitAttention is 'big', and must be a finite float"),
         ("out_scale", -0.5, "field 'out_scale' of vitc::VitAttention is -0.5, and must be at least 0.0"),
+        ("head_scales", 1.0, "field 'head_scales' of vitc::VitAttention is 1.0, and must be a list of floats (1:"),
+        ("head_scales", (), "'head_scales' of vitc::VitAttention is (), and must be a list of floats (1:"),
+        ("head_scales", (1.0, -1.0), "'head_scales' of vitc::VitAttention is -1.0, and must be at least 0.0"),
+        ("head_scales", (1.0, 2.0), "has 2 factors for 12 heads; it must be [1.0], or 3*12 factors > 0"),
+        ("head_scales", (0.0,) * 36, "has 36 factors for 12 heads; it must be [1.0], or 3*12 factors > 0"),
         ("k_scale", 0.0, "are (0.02, 0.0, 0.04): either all are 0 (floating-point inputs) or all are > 0"),
     ],
 )
@@ -89,6 +95,16 @@ def test_values_out_of_bounds(name: str, value: object, message: str) -> None:
     with pytest.raises(InputError) as error:
         AttentionFields(**{**VALUES, name: value})
     assert message in str(error.value)
+
+
+def test_more_heads_than_may_have_scales_of_their_own() -> None:
+    with pytest.raises(InputError, match="has 65 heads, and at most 64 may have scales of their own"):
+        AttentionFields(**{**VALUES, "num_heads": 65, "head_scales": (2.0,) * 195})
+
+
+def test_scales_are_split_into_common_ones_and_factors() -> None:
+    assert split_scales([0.1, 0.2, 0.3]) == ((0.1, 0.2, 0.3), (1.0,))
+    assert split_scales([0.5, 0.25, 1.0, 1.0, 0.1, 0.1]) == ((0.5, 1.0, 0.1), (1.0, 0.5, 1.0, 1.0, 1.0, 1.0))
 
 
 def test_missing_fields_are_named() -> None:
@@ -109,6 +125,6 @@ def test_a_description_that_contradicts_itself() -> None:
     with pytest.raises(InternalError, match="declares these fields twice: scale"):
         read_spec(text.replace('name = "tile_q"', 'name = "scale"'))
     with pytest.raises(
-        InternalError, match=r"unknown type of field 'num_heads' .* 'long'; known: float, int, string"
+        InternalError, match=r"unknown type of field 'num_heads' .* 'long'; known: float, floats, int, string"
     ):
         read_spec(text.replace('name = "num_heads"\ntype = "int"', 'name = "num_heads"\ntype = "long"'))

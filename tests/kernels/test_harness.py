@@ -163,6 +163,28 @@ def test_turing_gives_the_same_with_narrow_products_and_plain_loads() -> None:
         check(turing, fields, [qkv(fields, 1, 65)], SMALL)
 
 
+@pytest.mark.parametrize("pv", ["int8", "fp16"])
+@pytest.mark.parametrize("has_bias", [0, 1])
+def test_scales_by_head(base_harness: Harness, pv: str, has_bias: int) -> None:
+    """As three calls of one head each, which have the products as their scales."""
+    factors = np.array([[0.25, 1.0, 2.5], [0.5, 3.0, 1.0], [0.75, 1.0, 1.25]], np.float32)
+    fields = dataclasses.replace(
+        INT8, pv=pv, num_heads=3, has_bias=has_bias, head_scales=tuple(factors.ravel().tolist())
+    )
+    x = qkv(fields, 2, 65)
+    bias = [np.random.default_rng(1).normal(size=(1, 1, 65, 65)).astype(np.float32)] * has_bias
+    out = check(base_harness, fields, [x, *bias])
+    for head in range(3):
+        scales = [s * float(f) for s, f in zip((0.02, 0.025, 0.03), factors[:, head], strict=True)]
+        one = dataclasses.replace(
+            fields, num_heads=1, head_scales=(1.0,), q_scale=scales[0], k_scale=scales[1], v_scale=scales[2]
+        )
+        part = np.ascontiguousarray(x.reshape(2, 65, 3, 3, 64)[:, :, :, head]).reshape(2, 65, 192)
+        alone = base_harness.run(one, [part, *bias], TILE).out
+        # The product of two factors is rounded to FP32 once or twice: a last place of the exponent, so a step of INT8.
+        assert np.abs(out[..., 64 * head : 64 * (head + 1)].astype(int) - alone.astype(int)).max() <= 1
+
+
 EXTREMES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "all zero": np.zeros_like,
     "all -128": lambda x: np.full_like(x, -128),

@@ -5,15 +5,25 @@ from __future__ import annotations
 import builtins
 import ctypes
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from vitc.errors import BuildError, InputError, MissingDependencyError
+from vitc.kernels.build import cubin_name
 from vitc.kernels.fields import AttentionFields
 from vitc.kernels.harness import Harness
-from vitc.kernels.launch import AttentionParams, CubinLaunch, import_driver, make_params
+from vitc.kernels.launch import (
+    AttentionParams,
+    CubinLaunch,
+    Cubins,
+    find_cubins_in,
+    import_driver,
+    make_params,
+    shared_launch,
+)
 from vitc.kernels.tiles import DEFAULT_TILE
 from vitc.kernels.variants import variant_of
 
@@ -69,8 +79,13 @@ def launcher(driver: FakeDriver) -> CubinLaunch:
 
 @pytest.mark.parametrize("layout", ["packed", "bnhd", "bhnd"])
 @pytest.mark.parametrize("base", [NODE, HALF], ids=["int8", "fp16"])
+@pytest.mark.parametrize("by_head", [False, True])
 @pytest.mark.parametrize("bias", [None, np.float16, np.float32])
-def test_parameters_are_those_of_the_cpp_side(layout: str, base: AttentionFields, bias: type | None) -> None:
+def test_parameters_are_those_of_the_cpp_side(layout: str, base: AttentionFields, bias: type | None, by_head: bool) -> None:
+    if by_head and not base.int8_in:
+        pytest.skip("FP16 inputs have no scales")
+    if by_head:
+        base = dataclasses.replace(base, head_scales=tuple(np.linspace(0.3, 2.7, 9).tolist()))
     fields = dataclasses.replace(base, layout=layout, has_bias=int(bias is not None))
     dtype = np.dtype(np.int8 if fields.int8_in else np.float16)
     keys = 5 if layout == "packed" else 9
@@ -110,7 +125,7 @@ def test_a_launch() -> None:
 
 def test_large_shared_memory_is_asked_for_ahead() -> None:
     driver = FakeDriver()
-    variant = launcher(driver).warm(dataclasses.replace(HALF, head_dim=128))
+    variant = launcher(driver).prepare(dataclasses.replace(HALF, head_dim=128))
     assert driver.named("cuFuncSetAttribute") == [(3, 8, variant.shared_bytes)]
     assert not driver.named("cuLaunchKernel")
 
@@ -138,7 +153,7 @@ def test_refusals(dtypes: list[str], addresses: tuple[int, int], message: str) -
 
 def test_a_gpu_it_is_not_built_for() -> None:
     with pytest.raises(InputError, match=r"not built for this GPU \(sm_88\); it is for sm_75"):
-        launcher(FakeDriver(minor=8)).warm(NODE)
+        launcher(FakeDriver(minor=8)).prepare(NODE)
 
 
 def test_the_driver_refuses() -> None:
@@ -146,7 +161,42 @@ def test_the_driver_refuses() -> None:
         launcher(FakeDriver(failing="cuLaunchKernel"))(NODE, [(1, 1, 576)], ["int8", "int8"], [0], [0], 0)
 
 
-def test_without_cuda_python(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cubins_come_from_a_bundle_before_nvcc_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    variant = variant_of(NODE, DEFAULT_TILE)
+    (tmp_path / cubin_name(variant, "sm_87")).write_bytes(b"travelled")
+    monkeypatch.setattr("vitc.kernels.build.find_tool", lambda name: None)
+    cubins = Cubins([tmp_path / "nowhere", tmp_path])
+    assert cubins(variant, "sm_87") == b"travelled"
+    with pytest.raises(MissingDependencyError, match="needs nvcc, which is neither in CUDA_HOME"):
+        cubins(variant, "sm_86")
+
+
+def test_a_bundle_s_folder_is_added_once(tmp_path: Path) -> None:
+    cubins = shared_launch().cubins
+    assert isinstance(cubins, Cubins)
+    before = list(cubins.folders)
+    find_cubins_in(tmp_path)
+    find_cubins_in(tmp_path)
+    assert cubins.folders == [*before, tmp_path]
+    cubins.folders[:] = before
+
+
+def test_the_driver_s_real_names() -> None:
+    """What FakeDriver answers to is there in cuda.bindings, under the same names."""
+    real = pytest.importorskip("cuda.bindings.driver")
+    driver = FakeDriver()
+    start = launcher(driver)
+    start(dataclasses.replace(HALF, head_dim=128), [(1, 5, 1152)], ["float16", "float16"], [4096], [8192], 7)
+    assert {name for name, _ in driver.calls} >= {"cuModuleLoadData", "cuLaunchKernel", "cuFuncSetAttribute"}
+    for name, _ in driver.calls:
+        assert callable(getattr(real, name))
+    for kind in (FakeDriver.CUfunction_attribute, FakeDriver.CUdevice_attribute):
+        for name, value in vars(kind).items():
+            if name.startswith("CU_"):
+                assert int(getattr(getattr(real, kind.__name__), name)) == value
+
+
+def test_without_cuda_bindings(monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def no_cuda(name: str, *arguments: Any, **options: Any) -> Any:

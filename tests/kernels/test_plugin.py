@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from vitc.errors import InputError, LoweringError, MissingDependencyError
+from vitc.errors import InputError, LoweringError
 from vitc.kernels import plugin
 from vitc.kernels.fields import AttentionFields
 
@@ -68,6 +68,19 @@ def test_dtypes(fields: AttentionFields, dtypes: list[str], allowed: bool) -> No
     assert plugin.dtype_allowed(fields, len(dtypes) - 1, dtypes) is allowed
 
 
+class Written:
+    """A `Launch` that writes down what it is asked."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def __call__(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+    def prepare(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+
 class TestClass:
     """On the real bindings."""
 
@@ -96,20 +109,26 @@ class TestClass:
         assert made.clone().fields == made.fields
         assert plugin.read_collection(made.clone().get_fields_to_serialize()) == made.fields
 
-    def test_enqueue_without_a_kernel_says_so(self, trt: Any) -> None:
-        with pytest.raises(
-            MissingDependencyError, match="registered without a kernel: load the compiled plugin"
-        ):
-            self.make(trt).enqueue([], [], [], [], 0, 0)
-
-    def test_enqueue_hands_over_to_the_launch(self, trt: Any) -> None:
-        calls: list[tuple[Any, ...]] = []
-        made = self.make(trt, launch=lambda *arguments: calls.append(arguments))
+    def test_a_run_prepares_before_it_launches(self, trt: Any) -> None:
+        launch = Written()
+        made = self.make(trt, launch).attach_to_context(None)
         inputs = [Described((2, 7, 96), trt.int8)] * 3
+        made.on_shape_change(inputs, [])
         made.enqueue(inputs, [Described((2, 7, 96), trt.float16)], [1, 2, 3], [4], 0, 5)
-        assert calls == [
+        assert launch.calls == [
+            (made.fields,),
             (made.fields, [(2, 7, 96)] * 3, ["int8", "int8", "int8", "float16"], [1, 2, 3], [4], 5),
         ]
+
+    def test_contexts_share_nothing_but_the_launch(self, trt: Any) -> None:
+        made = self.make(trt)
+        first, second = made.attach_to_context(None), made.attach_to_context(None)
+        assert first is not second
+        assert first.fields == second.fields == made.fields
+
+    def test_scales_by_head_round_trip(self, trt: Any) -> None:
+        fields = dataclasses.replace(INT8, head_scales=tuple(0.5 + i / 4 for i in range(9)))
+        assert plugin.read_collection(plugin.StoredFields.of(trt, fields).collection).head_scales == fields.head_scales
 
     def test_an_unknown_tactic(self, trt: Any) -> None:
         with pytest.raises(LoweringError, match="has only tactic 0; TensorRT asked for 7"):
@@ -123,11 +142,11 @@ class TestClass:
         assert plugin.find_creator(trt) is first
 
     def make(self, trt: Any, launch: plugin.Launch | None = None) -> Any:
-        creator, stored = plugin.make_creator(trt, launch), plugin.StoredFields.of(trt, INT8)
+        creator, stored = plugin.make_creator(trt, launch or Written()), plugin.StoredFields.of(trt, INT8)
         return creator.create_plugin("attention", stored.collection, trt.TensorRTPhase.BUILD)
 
     def test_the_creator_keeps_the_reason_of_a_refusal(self, trt: Any) -> None:
-        creator = plugin.make_creator(trt)
+        creator = plugin.make_creator(trt, Written())
         with pytest.raises(InputError, match="lacks the fields layout"):
             creator.create_plugin("attention", trt.PluginFieldCollection([]), trt.TensorRTPhase.BUILD)
         assert "lacks the fields layout" in str(creator.refusal)

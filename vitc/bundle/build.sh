@@ -19,7 +19,9 @@ if ! "$python" -c "import vitc.runtime" 2>/dev/null; then
 fi
 
 plugin=""
-if [ -f "$here/plugin/CMakeLists.txt" ]; then
+if [ -f "$here/plugin/CMakeLists.txt" ] && ! "$python" -c "import tensorrt" 2>/dev/null; then
+    echo "build.sh: $python has no tensorrt, which the compiled plugin is for: the Python plugin serves, from plugin/cubins"
+elif [ -f "$here/plugin/CMakeLists.txt" ]; then
     for tool in cmake nvcc; do
         if ! command -v "$tool" >/dev/null 2>&1 && [ ! -x "/usr/local/cuda/bin/$tool" ]; then
             echo "build.sh: the attention plugin needs $tool, which is not installed (JetPack: apt install cmake" \
@@ -31,7 +33,7 @@ if [ -f "$here/plugin/CMakeLists.txt" ]; then
     export PATH
     cmake -S "$here/plugin" -B "$work/plugin" -DCMAKE_BUILD_TYPE=Release
     cmake --build "$work/plugin" --parallel
-    plugin=$(find "$work/plugin" -name 'lib*.so' -type f | sort | head -n 1)
+    plugin=$(find "$work/plugin" -name 'lib*.so' -type f | LC_ALL=C sort | head -n 1)
     if [ -z "$plugin" ]; then
         echo "build.sh: the build in $work/plugin made no shared library (lib*.so)" >&2
         exit 1

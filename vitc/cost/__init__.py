@@ -11,8 +11,9 @@
 
 from __future__ import annotations
 
+from vitc.cost.attention import AttentionOption, attention_options
 from vitc.cost.model import predict
 from vitc.cost.prediction import BlockPrediction, OpPrediction, Prediction
 from vitc.cost.records import OpCost, block_of
 
-__all__ = ["BlockPrediction", "OpCost", "OpPrediction", "Prediction", "block_of", "predict"]
+__all__ = ["AttentionOption", "BlockPrediction", "OpCost", "OpPrediction", "Prediction", "attention_options", "block_of", "predict"]

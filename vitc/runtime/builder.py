@@ -6,15 +6,17 @@ beside it, and one that does not fit is refused with both values named, not give
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from vitc.bundle import Bundle, Dim
 from vitc.errors import BuildError, InputError
+from vitc.kernels.launch import find_cubins_in
+from vitc.kernels.travel import CUBINS
 from vitc.lowering import tensorrt
 from vitc.lowering.cpu.engine import Engine
 
@@ -59,14 +61,13 @@ def build(
             f"the bundle {bundle.path} is for the target {bundle.manifest.target.get('name')!r}, whose "
             f"engine needs no build; run it as it is"
         )
-    if plugin is not None:
-        load_plugin(plugin)
     trt = tensorrt.find(capability)
     # The bundle's versions are TensorRT's; TensorRT-RTX counts its own.
     if trt.__name__ == "tensorrt" and trt.__version__ not in accepted:
         raise BuildError(
             f"the bundle {bundle.path} is for TensorRT {accepted}; {trt.__version__} is installed"
         )
+    _load_kernels(trt, bundle, plugin)
     profile = _profile(bundle, batch)
     engine = tensorrt.build_engine(bundle.model, capability=capability, profile=profile)
     built = Built(
@@ -94,14 +95,11 @@ def _profile(bundle: Bundle, batch: int | None) -> tensorrt.Profile:
     return tensorrt.Profile(dim.min, optimum, dim.max)
 
 
-def load_plugin(path: Path) -> None:
-    """Loads the compiled plugin into this process, where TensorRT finds it by its registration."""
-    try:
-        ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
-    except OSError as error:
-        raise BuildError(
-            f"the plugin {path} can't be loaded ({error}); build it on this machine: build.sh"
-        ) from error
+def _load_kernels(trt: Any, bundle: Bundle, plugin: Path | None) -> None:
+    """The compiled plugin into TensorRT's registry; the bundle's cubins within reach of the Python plugin."""
+    find_cubins_in(bundle.root / "plugin" / CUBINS)
+    if plugin is not None and trt.get_plugin_registry().load_library(str(plugin)) is None:
+        raise BuildError(f"{trt.__name__} could not load the plugin {plugin}; build it on this machine: build.sh")
 
 
 def load_built(bundle: Bundle) -> Engine:
@@ -120,8 +118,7 @@ def load_built(bundle: Bundle) -> Engine:
             f"the engine in {bundle.work} was built by {built.distribution} {built.version}, installed is "
             f"{trt.__version__}; {again}"
         )
-    if built.plugin is not None:
-        load_plugin(Path(built.plugin))
+    _load_kernels(trt, bundle, None if built.plugin is None else Path(built.plugin))
     from vitc.runtime.tensorrt_engine import TensorRtEngine
 
     return TensorRtEngine(trt, data)

@@ -100,6 +100,11 @@ class Target:
         return None if self.compute_capability is None else int(self.compute_capability.replace(".", ""))
 
     @property
+    def arch(self) -> str | None:
+        """Compute capability as the kernel's cubins are named: "sm_87"; None for a CPU."""
+        return None if self.sm is None else f"sm_{self.sm}"
+
+    @property
     def tile_memory(self) -> int:
         """Bytes of fast memory one attention tile may fill: shared memory of a block, or a core's own L2."""
         memory = self.cache_per_core if self.kind == "cpu" else self.shared_memory_per_block

@@ -73,6 +73,7 @@ class Graph:
             k_scale=scale_in,
             v_scale=scale_in,
             out_scale=scale_out,
+            head_scales=[1.0],
             plugin_namespace="vitc",
             plugin_version="1",
         )

@@ -271,9 +271,15 @@ def test_the_script_says_what_the_plugin_needs(contents: BundleContents, tmp_pat
     for name in ("sh", "dirname"):
         (tools / name).symlink_to(f"/usr/bin/{name}")
     environment = {"PYTHON": sys.executable, "PATH": str(tools)}
-    done = subprocess.run(["./build.sh"], cwd=path, env=environment, capture_output=True, text=True)
+    (tmp_path / "tensorrt.py").write_text("")
+    with_tensorrt = {**environment, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run(["./build.sh"], cwd=path, env=with_tensorrt, capture_output=True, text=True)
     assert done.returncode == 2
     assert "the attention plugin needs cmake, which is not installed" in done.stderr
+    # TensorRT-RTX has no compiled plugin: there is nothing to build, and so no tool to miss.
+    done = subprocess.run(["./build.sh"], cwd=path, env=environment, capture_output=True, text=True)
+    assert "has no tensorrt, which the compiled plugin is for" in done.stdout
+    assert "cmake" not in done.stderr
 
 
 def test_a_built_engine_s_record_is_checked(path: Path) -> None:

@@ -79,10 +79,13 @@ def test_builds_that_are_refused(
     ):
         build(write_bundle(tmp_path / "cpu", contents))
     bundle = write_bundle(tmp_path / "orin", for_orin)
-    with pytest.raises(
-        BuildError, match=r"the plugin nowhere.so can't be loaded \(.*\); build it on this machine"
-    ):
+    asked: list[str] = []
+    registry = SimpleNamespace(load_library=asked.append)  # gives None, as TensorRT does for what is no plugin
+    refusing = SimpleNamespace(__name__="tensorrt", __version__="10.3.0", get_plugin_registry=lambda: registry)
+    monkeypatch.setattr("vitc.runtime.builder.tensorrt.find", lambda _: refusing)
+    with pytest.raises(BuildError, match=r"could not load the plugin nowhere\.so; build it on this machine"):
         build(bundle, plugin=Path("nowhere.so"))
+    assert asked == ["nowhere.so"]
     old = SimpleNamespace(__name__="tensorrt", __version__="8.6.2")
     monkeypatch.setattr("vitc.runtime.builder.tensorrt.find", lambda _: old)
     with pytest.raises(BuildError, match=r"is for TensorRT >=10\.3,<12; 8\.6\.2 is installed"):

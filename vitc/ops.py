@@ -220,10 +220,11 @@ def attention_fields(
     out_scale: float,
 ) -> AttentionFields:
     """The operator's arguments as the kernel's fields. Raises InputError."""
-    common, head_scales = split_scales(in_scales)
+    (q_scale, k_scale, v_scale), by_head = split_scales(in_scales)
     return AttentionFields(
-        layout, num_heads, head_dim, scale, int(bias is not None), tile_q, tile_k, pv, *common, out_scale, head_scales
-    )
+        layout, num_heads, head_dim, scale, int(bias is not None), tile_q, tile_k, pv, q_scale, k_scale, v_scale, out_scale,
+        by_head,
+    )  # fmt: skip
 
 
 def launch_on(fields: AttentionFields, inputs: Sequence[Tensor], out: Tensor, stream: int) -> None:

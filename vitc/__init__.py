@@ -17,9 +17,13 @@ __version__ = "0.1.0"
 _HOMES = {
     "BatchRange": "vitc.program",
     "CompiledModel": "vitc.compiled",
+    "DistillConfig": "vitc.distillation",
+    "DistillResult": "vitc.distillation",
     "Dump": "vitc.pipeline.instruments",
+    "Features": "vitc.distillation",
     "Instrument": "vitc.pipeline.instruments",
     "InternalError": "vitc.errors",
+    "Logits": "vitc.distillation",
     "Pass": "vitc.pipeline.base",
     "Plan": "vitc.compiler",
     "Program": "vitc.program",
@@ -31,6 +35,7 @@ _HOMES = {
     "VitcError": "vitc.errors",
     "available_targets": "vitc.targets:available",
     "compile": "vitc.compiler",
+    "distill": "vitc.distillation",
     "known_criteria": "vitc.passes.pruning.criteria",
     "known_passes": "vitc.pipeline.registry",
     "load": "vitc.runtime",
@@ -45,6 +50,7 @@ _HOMES = {
 if TYPE_CHECKING:
     from vitc.compiled import CompiledModel
     from vitc.compiler import Plan, compile, plan
+    from vitc.distillation import DistillConfig, DistillResult, Features, Logits, distill
     from vitc.errors import InternalError, VitcError
     from vitc.graph.rewriter import Rewriter
     from vitc.passes.pruning.criteria import Criterion, known_criteria, register_criterion
@@ -60,9 +66,10 @@ if TYPE_CHECKING:
     from vitc.targets import load as load_target
 
 __all__ = [
-    "BatchRange", "CompiledModel", "Criterion", "Dump", "Instrument", "InternalError", "Pass", "Plan", "Program", "PrunePlan", "Pruned",
-    "Rewriter", "Target", "VitcError", "available_targets", "compile", "known_criteria", "known_passes", "load", "load_target", "plan",
-    "prune", "register_criterion", "register_pass", "replay_pruning",
+    "BatchRange", "CompiledModel", "Criterion", "DistillConfig", "DistillResult", "Dump", "Features", "Instrument",
+    "InternalError", "Logits", "Pass", "Plan", "Program", "PrunePlan", "Pruned", "Rewriter", "Target", "VitcError",
+    "available_targets", "compile", "distill", "known_criteria", "known_passes", "load", "load_target", "plan", "prune",
+    "register_criterion", "register_pass", "replay_pruning",
 ]  # fmt: skip
 
 

@@ -55,6 +55,10 @@ class BundleError(VitcError):
     """A saved bundle is damaged, truncated, newer, or not a vitc bundle."""
 
 
+class DistillError(VitcError):
+    """A distillation cannot begin, go on, or be resumed."""
+
+
 class TargetError(VitcError):
     """A target is unknown or its file is not valid."""
 

@@ -1,0 +1,68 @@
+"""A run killed with SIGKILL goes on to the very weights of one that was left alone."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from vitc.distillation import checkpoint as files
+
+SCRIPT = Path(__file__).with_name("runs.py")
+spec = importlib.util.spec_from_file_location("distillation_runs", SCRIPT)
+assert spec is not None
+assert spec.loader is not None
+runs = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(runs)
+
+
+def _script(*arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, env=environment, timeout=300)
+
+
+# 48 images an epoch, and 8 to try the shapes at the beginning of a stage: in the middle of each stage.
+@pytest.mark.parametrize(("deadly", "stage", "step"), [(8 + 44, 0, 2), (8 + 48 + 8 + 80, 1, 4)])
+def test_killed_run_ends_as_if_it_had_not_been(deadly: int, stage: int, step: int, tmp_path: Path) -> None:
+    checkpoint, output = tmp_path / "run.safetensors", tmp_path / "student.safetensors"
+    killed = _script(str(checkpoint), str(output), str(deadly))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not output.exists()
+    state = files.read(checkpoint)[1]["state"]
+    assert (state["stage"], state["step"]) == (stage, step)
+
+    resumed, whole = runs.run(checkpoint), runs.run(None)
+    assert resumed.losses == whole.losses
+    assert resumed.scores == whole.scores
+    for name, tensor in whole.student.state_dict().items():
+        assert torch.equal(resumed.student.state_dict()[name], tensor), name
+
+
+def test_finished_run_is_not_run_again(tmp_path: Path) -> None:
+    first = runs.run(tmp_path / "run.safetensors")
+    again = runs.run(tmp_path / "run.safetensors", deadly=0)  # drawing one image would kill this process
+    assert again.losses == first.losses
+    assert again.best == first.best
+    for name, tensor in first.student.state_dict().items():
+        assert torch.equal(again.student.state_dict()[name], tensor), name
+
+
+def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    output = tmp_path / "student.safetensors"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [*command, str(SCRIPT), "--together", str(output)], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    alone = runs.together(accumulate=2).student.state_dict()
+    for name, tensor in load_file(output).items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")

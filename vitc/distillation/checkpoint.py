@@ -1,0 +1,100 @@
+"""One file holds a run: tensors as safetensors, everything else as JSON in the file's own metadata. Nothing is pickled.
+
+The file is replaced at once, so whoever is killed leaves the old one or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vitc.errors import DistillError
+
+Tensors = dict[str, torch.Tensor]
+FORMAT = 1
+
+
+def write(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+    """Replaces the file at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{path.name}.part")
+    own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
+    save_file(own, unfinished, metadata={"vitc": json.dumps({"format": FORMAT, **state})})
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(unfinished, path)
+
+
+def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """Raises DistillError for a file that is no checkpoint, or one of another version."""
+    try:
+        with safe_open(path, "pt") as file:
+            state = json.loads((file.metadata() or {})["vitc"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DistillError(f"{path} is no distillation checkpoint ({error}); give another path, or delete it") from error
+    if state["format"] != FORMAT:
+        raise DistillError(f"{path} has checkpoint format {state['format']}, this vitc reads {FORMAT}; delete it to begin again")
+    return tensors, state
+
+
+def check_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Raises DistillError, naming both values, if a checkpoint was made by another run."""
+    now = json.loads(json.dumps(now))
+    for key in sorted({*saved, *now}):
+        if saved.get(key) != now.get(key):
+            raise DistillError(
+                f"the checkpoint {path} was made with {key} = {saved.get(key)!r}, this call has {now.get(key)!r}; use the same, "
+                "or another path"
+            )
+
+
+def fingerprint(model: torch.nn.Module, values: bool) -> str:
+    """A hash of the names and shapes of a model's tensors, and of their values."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        if values:
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
+
+
+def pack(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    return {f"{prefix}/{name}": tensor for name, tensor in tensors.items()}
+
+
+def unpack(prefix: str, tensors: Mapping[str, torch.Tensor]) -> Tensors:
+    start = f"{prefix}/"
+    return {name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def optimizer_tensors(optimizers: Sequence[torch.optim.Optimizer]) -> tuple[Tensors, dict[str, Any]]:
+    """The state of any optimizers: tensors by 'optimizer/parameter/name', and the numbers."""
+    tensors: Tensors = {}
+    numbers: dict[str, Any] = {}
+    for i, optimizer in enumerate(optimizers):
+        for index, entries in optimizer.state_dict()["state"].items():
+            for name, value in entries.items():
+                home: dict[str, Any] = tensors if isinstance(value, torch.Tensor) else numbers
+                home[f"{i}/{index}/{name}"] = value
+    return tensors, numbers
+
+
+def restore_optimizers(
+    optimizers: Sequence[torch.optim.Optimizer], tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]
+) -> None:
+    for i, optimizer in enumerate(optimizers):
+        state: dict[int, dict[str, Any]] = {}
+        for key, value in {**tensors, **numbers}.items():
+            which, index, name = key.split("/", 2)
+            if int(which) == i:
+                state.setdefault(int(index), {})[name] = value
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})

@@ -16,9 +16,10 @@ from vitc.passes.canonical import (
     simplify_mask,
 )
 from vitc.passes.pruning import prune
-from vitc.passes.quantization import quantize_int8
+from vitc.passes.quantization import quantize_int8, smooth
 
 __all__ = [
     "attention_4d", "batch_first", "drop_noops", "finish", "fold_batch_norm", "fold_constants", "fuse_attention", "merge_qkv",
-    "order_qkv", "precision", "prune", "quantize_int8", "recognise_gelu", "recognise_layer_norm", "simplify_mask", "tiling",
+    "order_qkv", "precision", "prune", "quantize_int8", "recognise_gelu", "recognise_layer_norm", "simplify_mask", "smooth",
+    "tiling",
 ]  # fmt: skip

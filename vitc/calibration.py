@@ -21,11 +21,17 @@ class CalibrationStream:
     `batches`: a tensor or array of images (cut into batches of `batch_size`), or an iterable of tensors, arrays, or
     tuples and dicts of them (a DataLoader's (image, label) pair counts as the image).
     `shapes`: the model's inputs without the batch dimension.
+
+    The stream is read several times. What can be read only once (a generator) is kept in memory as it is read.
     """
 
     batches: Any
     shapes: tuple[tuple[int, ...], ...]
     batch_size: int = 4
+
+    def __post_init__(self) -> None:
+        if isinstance(self.batches, Iterator):
+            object.__setattr__(self, "batches", _Replayable(self.batches))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         for inputs, _ in self.labelled():
@@ -36,7 +42,7 @@ class CalibrationStream:
         count = 0
         first: torch.Tensor | None = None
         varies = False
-        for i, raw in enumerate(self._raw()):
+        for i, raw in enumerate(_named_errors(self._raw())):
             inputs = self._inputs(raw, i)
             for tensor in inputs:
                 _check_finite(tensor, i)
@@ -72,7 +78,11 @@ class CalibrationStream:
             if not isinstance(item, (torch.Tensor, np.ndarray)):
                 raise CalibrationError(f"calibration batch {index} is a {type(item).__name__}, not a tensor or array")
             tensor = torch.as_tensor(item)
-            if tuple(tensor.shape[1:]) != shape:
+            if tuple(tensor.shape) == shape:
+                raise CalibrationError(
+                    f"calibration batch {index} is one image of shape {list(shape)}; add the batch dimension with image[None]"
+                )
+            if tuple(tensor.shape[1:]) != shape or tensor.shape[0] == 0:
                 raise CalibrationError(
                     f"calibration batch {index} has shape {list(tensor.shape)}, the model takes [batch, "
                     f"{', '.join(map(str, shape))}]; resize the images, and convert greyscale to RGB"
@@ -88,6 +98,36 @@ class CalibrationStream:
 def _labels(raw: Any, inputs: int) -> Any:
     items = list(raw.values()) if isinstance(raw, Mapping) else list(raw) if isinstance(raw, (tuple, list)) else []
     return items[inputs] if len(items) > inputs else None
+
+
+class _Replayable:
+    """Makes an iterator iterable again: items are kept as they come."""
+
+    def __init__(self, items: Iterator[Any]) -> None:
+        self._items, self._kept = items, []
+
+    def __iter__(self) -> Iterator[Any]:
+        yield from self._kept
+        for item in self._items:
+            self._kept.append(item)
+            yield item
+
+
+def _named_errors(items: Iterable[Any]) -> Iterator[Any]:
+    """The items; what the user's own stream raises is chained to an error that says at which batch."""
+    iterator, count = iter(items), 0
+    while True:
+        try:
+            item = next(iterator)
+        except StopIteration:
+            return
+        except Exception as error:
+            raise CalibrationError(
+                f"the calibration stream raised {type(error).__name__} at batch {count}: {error}; the {count} batches before "
+                "it were read without error"
+            ) from error
+        yield item
+        count += 1
 
 
 def _check_finite(tensor: torch.Tensor, index: int) -> None:
@@ -107,7 +147,7 @@ class MagnitudeHistogram:
     peak: float = 0.0
     counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
 
-    def update(self, tensor: torch.Tensor) -> None:
+    def update(self, tensor: torch.Tensor, images: int = 1) -> None:  # noqa: ARG002  an observer's signature
         magnitude = tensor.detach().abs().to(torch.float32).flatten()
         peak = float(magnitude.max())
         if not np.isfinite(peak):
@@ -122,6 +162,10 @@ class MagnitudeHistogram:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, dtype=np.int64)])
             self.limit *= 2
         self.counts += torch.histc(magnitude, BINS, 0.0, self.limit).to(torch.int64).numpy()
+
+    def clipped(self, limit: float) -> float:
+        """The squared error of clipping at `limit`, summed over the stream."""
+        return float((self.counts * np.maximum(self.centres - limit, 0.0) ** 2).sum())
 
     @property
     def centres(self) -> np.ndarray:
@@ -163,16 +207,14 @@ def entropy(histogram: MagnitudeHistogram) -> float:
     counts = histogram.counts.astype(np.float64)
     best, best_divergence = histogram.peak, np.inf
     for stop in range(128, BINS + 1, 16):
-        kept = counts[:stop].copy()
-        tail = counts[stop:].sum()
+        kept = counts[:stop]
         reference = kept.copy()
-        reference[-1] += tail
+        reference[-1] += counts[stop:].sum()
         edges = np.linspace(0, stop, 129).astype(int)
-        quantised = np.zeros(stop)
-        for low, high in zip(edges[:-1], edges[1:], strict=True):
-            occupied = kept[low:high] > 0
-            if occupied.any():
-                quantised[low:high][occupied] = kept[low:high].sum() / occupied.sum()
+        widths, occupied = np.diff(edges), kept > 0
+        filled = np.add.reduceat(occupied, edges[:-1], dtype=np.float64)
+        level = np.add.reduceat(kept, edges[:-1]) / np.maximum(filled, 1)
+        quantised = np.repeat(level, widths) * occupied
         if quantised.sum() == 0:
             continue
         p, q = reference / reference.sum(), quantised / quantised.sum()

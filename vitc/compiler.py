@@ -63,7 +63,9 @@ def default_pipeline(target: Target, int8: bool, prune: Prune | None = None) -> 
     names = ["tile-attention"]
     if int8:
         # A CPU engine has no INT8 attention: its border stays in floating point there.
-        names.append("quantize-int8{attention=false}" if target.kind == "cpu" else "quantize-int8")
+        border = "{attention=false}" if target.kind == "cpu" else ""
+        names.append(f"smooth-activations{border}")  # before the ranges are measured: it changes them
+        names.append(f"quantize-int8{border}")
     if target.default_precision == "fp16":
         names.append("to-fp16")
     # Pruning stands between: it follows features through the canonical spellings, and tiles are chosen for what is left.

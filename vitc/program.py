@@ -44,8 +44,8 @@ class Program:
 
     `module` is a callable GraphModule: at every stage the program runs on the CPU with the user's own inputs.
     `example_inputs` are the flat example tensors, batch at least 2. `ranges` maps a node name to the largest
-    magnitude kept by calibration, so that a build can be reproduced without the data. `samples` is what pruning criteria
-    look at, `pruning` what pruning did.
+    magnitude kept by calibration, and `vectors` what else it found (smoothing factors, means), so that a build can be
+    reproduced without the data. `samples` is what pruning criteria look at, `pruning` what pruning did.
     """
 
     module: GraphModule
@@ -57,6 +57,7 @@ class Program:
     ranges: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     samples: Samples | None = None
     pruning: PrunePlan | None = None
+    vectors: Mapping[str, torch.Tensor] = field(default_factory=lambda: MappingProxyType({}))
     journal: tuple[JournalEntry, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -77,6 +78,12 @@ class Program:
     def evolve(self, **changes: Any) -> Program:
         """A copy with fields replaced."""
         return dataclasses.replace(self, **changes)
+
+    def calibrated(self, ranges: Mapping[str, float], vectors: Mapping[str, torch.Tensor]) -> Program:
+        """A copy that knows more ranges and vectors."""
+        return self.evolve(
+            ranges=MappingProxyType({**self.ranges, **ranges}), vectors=MappingProxyType({**self.vectors, **vectors})
+        )
 
     def note(self, text: str) -> Program:
         """A copy with one more line for the journal entry of the running pass."""

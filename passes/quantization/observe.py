@@ -1,42 +1,64 @@
-"""Runs the calibration stream through the graph once and keeps a histogram for each tensor asked for."""
+"""Runs the calibration stream through the graph once and shows each tensor asked for to its observers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, Protocol
 
 import torch
-from torch.fx import Interpreter, Node
+from torch import Tensor
+from torch.fx import GraphModule, Interpreter, Node
 
-from vitc.calibration import MagnitudeHistogram
+from vitc.ops import split_heads
 from vitc.program import Program
 
 
-def observe(program: Program, sites: Mapping[str, tuple[Node, int]]) -> dict[str, MagnitudeHistogram]:
-    """One histogram a site. A site is (node, part): part −1 is the whole tensor, 0..2 a third of its last dimension."""
+class Observer(Protocol):
+    """Sees a tensor once a batch; `images` is the batch's size."""
+
+    def update(self, value: Tensor, images: int) -> None: ...
+
+
+def observe(program: Program, observers: Iterable[tuple[Node, Observer]]) -> None:
+    """Shows the value of each node to its observers, batch by batch; nothing is kept here."""
     assert program.calibration is not None
-    histograms = {name: MagnitudeHistogram() for name in sites}
-    by_node: dict[Node, list[tuple[str, int]]] = {}
-    for name, (node, part) in sites.items():
-        by_node.setdefault(node, []).append((name, part))
-    observer = _Observer(program.module, by_node, histograms)
+    runner = _Runner(program.module, observers)
     with torch.no_grad():
         for batch in program.calibration:
-            observer.run(*batch, enable_io_processing=False)
-    return histograms
+            runner.images = batch[0].shape[0]
+            runner.run(*batch, enable_io_processing=False)
 
 
-class _Observer(Interpreter):
-    def __init__(
-        self, module: Any, by_node: dict[Node, list[tuple[str, int]]], histograms: dict[str, MagnitudeHistogram]
-    ) -> None:
+class FastInterpreter(Interpreter):
+    """Computes vitc::attention with torch's own fused kernel: the same function, many times faster on a CPU."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is torch.ops.vitc.attention.default:
+            return fused_attention(*args[:8])
+        return super().call_function(target, args, kwargs)
+
+
+def fused_attention(
+    q: Tensor, k: Tensor | None, v: Tensor | None, bias: Tensor | None, heads: int, head_dim: int, scale: float, layout: str
+) -> Tensor:
+    """vitc::attention by scaled_dot_product_attention: [B, N, H·D]."""
+    q, k, v = split_heads(q, k, v, heads, head_dim, layout)
+    if bias is not None and bias.shape[0] > 1:
+        bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
+    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
+    return mixed.transpose(1, 2).flatten(2)
+
+
+class _Runner(FastInterpreter):
+    def __init__(self, module: GraphModule, observers: Iterable[tuple[Node, Observer]]) -> None:
         super().__init__(module)
-        self._by_node = by_node
-        self._histograms = histograms
+        self.images = 0
+        self._observers: dict[Node, list[Observer]] = {}
+        for node, observer in observers:
+            self._observers.setdefault(node, []).append(observer)
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
-        for name, part in self._by_node.get(n, ()):
-            value = result if part < 0 else result.chunk(3, dim=-1)[part]
-            self._histograms[name].update(value)
+        for observer in self._observers.get(n, ()):
+            observer.update(result, self.images)
         return result

@@ -1,0 +1,106 @@
+"""The range of every tensor that becomes INT8, from one run of the calibration stream.
+
+`auto` asks all calibrators and takes, per tensor, the range that makes the least error at the model's outputs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from vitc.calibration import CALIBRATORS, MagnitudeHistogram
+from vitc.passes.quantization.importance import ProbeImages
+from vitc.passes.quantization.measured_error import Part, TensorProbe, probe
+from vitc.passes.quantization.observe import Observer, observe
+from vitc.passes.quantization.scales import fake_quantise
+from vitc.passes.quantization.statistics import ChannelStatistics
+from vitc.program import Program
+
+#: Room above the largest magnitude seen, for images not seen: also tried by auto.
+HEADROOM = (1.1, 1.25, 1.5)
+#: Where no error can be measured (a convolution's input).
+_WITHOUT_MEASUREMENT = "mse"
+
+
+@dataclass
+class Sites:
+    """What is to be quantised: GEMM inputs with the GEMMs they feed, and attentions."""
+
+    gemms: dict[Node, list[Node]] = field(default_factory=dict)
+    attentions: list[Node] = field(default_factory=list)
+
+    def tensors(self) -> dict[str, Part]:
+        """Each tensor that gets a range, by the range's name."""
+        found = {x.name: Part(x) for x in self.gemms}
+        for node in self.attentions:
+            found |= parts_of(node)
+        return found
+
+    def convolved(self) -> set[str]:
+        """The tensors that a convolution reads."""
+        convolution = torch.ops.aten.conv2d.default
+        return {x.name for x, readers in self.gemms.items() if any(n.target is convolution for n in readers)}
+
+    def linears(self) -> dict[Node, list[Node]]:
+        """The tensors that only linears read."""
+        linear = torch.ops.aten.linear.default
+        return {x: readers for x, readers in self.gemms.items() if all(n.target is linear for n in readers)}
+
+
+def parts_of(attention: Node) -> dict[str, Part]:
+    """q, k and v, by the names of their ranges."""
+    q, k, v = attention.args[:3]
+    if k is None:
+        return {f"{q.name}/{name}": Part(q, i) for i, name in enumerate("qkv")}
+    return {x.name: Part(x) for x in (q, k, v)}
+
+
+def choose_ranges(program: Program, sites: Sites, calibrator: str, seed: int) -> tuple[dict[str, float], dict[str, Tensor], str]:
+    """(range by name, mean and mean rounding error per channel of each linear's input, a line for the journal)."""
+    tensors = sites.tensors()
+    histograms = {name: MagnitudeHistogram() for name in tensors}
+    channels = {name: ChannelStatistics() for name in tensors}
+    images = ProbeImages(program, seed)
+    watching: list[tuple[Node, Observer]] = list(images.observers())
+    for name, part in tensors.items():
+        watching += part.watched(histograms[name], channels[name])
+    observe(program, watching)
+
+    measurable = {name: part for name, part in tensors.items() if name not in sites.convolved()}
+    probes, _ = probe(images, measurable, channels)
+    ranges, chosen = {}, Counter[str]()
+    for name, histogram in histograms.items():
+        ranges[name], method = _choose(histogram, probes.get(name), calibrator)
+        chosen[method] += 1
+    vectors = {}
+    for x in sites.linears():
+        vectors[f"{x.name}/mean"] = channels[x.name].mean
+        vectors[f"{x.name}/offset"] = _mean_offset(probes[x.name].rows, ranges[x.name])
+    methods = ", ".join(f"{n} by {name}" for name, n in sorted(chosen.items()))
+    return ranges, vectors, f"ranges from {images.seen} images: {methods}"
+
+
+def _mean_offset(rows: Tensor, limit: float) -> Tensor:
+    """Mean of Q(x) − x per channel [C]."""
+    return (fake_quantise(rows, limit) - rows).mean(0)
+
+
+def _choose(histogram: MagnitudeHistogram, tensor: TensorProbe | None, calibrator: str) -> tuple[float, str]:
+    if calibrator != "auto":
+        return CALIBRATORS[calibrator](histogram), calibrator
+    if tensor is None:
+        return CALIBRATORS[_WITHOUT_MEASUREMENT](histogram), _WITHOUT_MEASUREMENT
+    candidates = {name: choose(histogram) for name, choose in CALIBRATORS.items()}
+    candidates |= {f"minmax ×{room:g}": room * histogram.peak for room in HEADROOM}
+    best = min(candidates, key=lambda name: tensor.error(candidates[name], histogram))
+    return candidates[best], best
+
+
+def known(program: Program, sites: Sites, with_means: bool) -> bool:
+    """Whether an earlier calibration answered all questions."""
+    means = [f"{x.name}/mean" for x in sites.linears()] if with_means else []
+    return all(n in program.ranges for n in sites.tensors()) and all(n in program.vectors for n in means)

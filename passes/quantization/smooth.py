@@ -1,0 +1,82 @@
+"""smooth-activations: outlier channels go from activations into weights, before INT8 puts one scale on all of them.
+
+The function stays the same: what is divided out of a LayerNorm's affine, of V or of Q is multiplied into what reads it.
+Each site is searched and kept only where the measured error falls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vitc.errors import CalibrationError
+from vitc.graph import Rewriter, module_path
+from vitc.passes.quantization.importance import ProbeImages
+from vitc.passes.quantization.measured_error import probe
+from vitc.passes.quantization.observe import observe
+from vitc.passes.quantization.smooth_search import Smoothing
+from vitc.passes.quantization.smooth_sites import ScoreSite, Site, sites_at
+from vitc.passes.quantization.statistics import ChannelStatistics
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+
+@register_pass
+@dataclass(frozen=True)
+class SmoothActivations(Pass):
+    """`alphas`: how much of the difference between channels goes into the weights, tried at each site; 1 is all of it.
+    `shift`: also try to move each channel's range to its middle. `attention`: also Q against K, for attention in INT8.
+    `seed`: of the sample of activations."""
+
+    name = "smooth-activations"
+    needs = "tiled"
+    before = ("quantize-int8",)
+
+    alphas: tuple[float, ...] = (0.5, 0.65, 0.8, 1.0)
+    shift: bool = True
+    attention: bool = True
+    seed: int = 0
+
+    def run(self, program: Program) -> Program:
+        sites = [site for node in program.graph.nodes for site in sites_at(node)]
+        sites = [site for site in sites if self.attention or not isinstance(site, ScoreSite)]
+        program = self._with_factors(program, sites)
+        rewriter = Rewriter(program.module, self.name)
+        kept = 0
+        for site in sites:
+            shift, scale = program.vectors[f"{site.key}/shift"], program.vectors[f"{site.key}/scale"]
+            if bool((scale != 1).any()):
+                site.apply(rewriter, shift, scale)
+                kept += 1
+        rewriter.finish()
+        return program.note(f"{kept} of {len(sites)} sites smoothed, the others are better as they are")
+
+    def _with_factors(self, program: Program, sites: Sequence[Site]) -> Program:
+        if all(f"{site.key}/scale" in program.vectors for site in sites):
+            return program
+        if program.calibration is None:
+            raise CalibrationError(
+                f"smooth-activations needs calibration data for {len(sites)} sites and there is none; "
+                "pass calibration=images, or leave the pass out"
+            )
+        images = ProbeImages(program, self.seed)
+        parts = {name: part for site in sites for name, part in site.parts().items()}
+        channels = {name: ChannelStatistics() for name in parts}
+        watching = [pair for name, part in parts.items() for pair in part.watched(channels[name])]
+        observe(program, [*watching, *images.observers()])
+        probes = probe(images, parts, channels, {s.key: s.readers for s in sites if s.readers})
+        vectors = {}
+        for site in sites:
+            found = site.search(probes, program.module, self.alphas, self.shift)
+            program = program.note(_line(site, found))
+            vectors[f"{site.key}/shift"] = found.shift if found.kept else torch.zeros_like(found.shift)
+            vectors[f"{site.key}/scale"] = found.scale if found.kept else torch.ones_like(found.scale)
+        return program.calibrated({}, vectors)
+
+
+def _line(site: Site, found: Smoothing) -> str:
+    home = module_path(site.tensor) or site.tensor.name
+    what = f"{home}, q against k" if isinstance(site, ScoreSite) else home
+    return f"{what}: {found.label}, error ×{found.after / found.before:.2f}" if found.kept else f"{what}: left as it is"

@@ -1,0 +1,72 @@
+"""The calibration stream: what it takes, and what it says about what it does not take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from vitc.calibration import CALIBRATORS, CalibrationStream, MagnitudeHistogram
+from vitc.errors import CalibrationError
+
+SHAPES = ((3, 4, 4),)
+
+
+def _batches(count: int, then: Exception | None = None) -> Iterator[torch.Tensor]:
+    for i in range(count):
+        yield torch.randn(2, 3, 4, 4, generator=torch.Generator().manual_seed(i))
+    if then is not None:
+        raise then
+
+
+def test_a_generator_is_read_as_often_as_needed() -> None:
+    stream = CalibrationStream(_batches(3), SHAPES)
+    first, second = ([t.clone() for (t,) in stream] for _ in range(2))
+    assert len(first) == 3
+    for a, b in zip(first, second, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_an_exception_of_the_users_stream_is_chained_and_placed() -> None:
+    cause = OSError("image_0007.jpg is truncated")
+    stream = CalibrationStream(_batches(2, cause), SHAPES)
+    with pytest.raises(CalibrationError, match=r"raised OSError at batch 2: image_0007.jpg is truncated; the 2 batches") as caught:
+        list(stream)
+    assert caught.value.__cause__ is cause
+
+
+@pytest.mark.parametrize(
+    ("batches", "message"),
+    [
+        (torch.randn(3, 4, 4), r"batch 0 is one image of shape \[3, 4, 4\]; add the batch dimension"),
+        (torch.randn(2, 1, 4, 4), r"shape \[2, 1, 4, 4\], the model takes \[batch, 3, 4, 4\]; resize the images, and convert greyscale"),
+        (torch.randn(2, 3, 5, 5), r"shape \[2, 3, 5, 5\], the model takes \[batch, 3, 4, 4\]"),
+        ([torch.zeros(0, 3, 4, 4)], r"shape \[0, 3, 4, 4\]"),
+        ([torch.randn(2, 3, 4, 4), torch.full((2, 3, 4, 4), torch.nan)], "batch 1 holds 96 NaN or inf of 96 values"),
+        (np.zeros((2, 3, 4, 4), np.uint8), "dtype torch.uint8; normalise the images"),
+        ([b"\xff\xd8\xff"], "batch 0 is a bytes, not a tensor or array"),
+    ],
+    ids=["no batch", "greyscale", "size", "empty batch", "nan later", "bytes of pixels", "undecoded"],
+)
+def test_refusals(batches: object, message: str) -> None:
+    with pytest.raises(CalibrationError, match=message):
+        list(CalibrationStream(batches, SHAPES))
+
+
+def test_one_image_is_enough_to_go_on() -> None:
+    assert len(list(CalibrationStream(torch.randn(1, 3, 4, 4), SHAPES))) == 1
+
+
+def test_calibrators_on_a_long_tail() -> None:
+    histogram = MagnitudeHistogram()
+    values = torch.randn(100_000, generator=torch.Generator().manual_seed(0))
+    values[0] = 60.0
+    histogram.update(values)
+    limits = {name: choose(histogram) for name, choose in CALIBRATORS.items()}
+    assert limits["minmax"] == pytest.approx(60.0)
+    assert 3 < limits["percentile"] < 5
+    assert all(2 < limits[name] <= 60.0 for name in limits)
+    exact = float((values.abs() - 4).clamp_min(0).square().sum())
+    assert histogram.clipped(4.0) == pytest.approx(exact, rel=0.05)

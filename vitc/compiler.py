@@ -104,6 +104,7 @@ def plan(
     example_inputs: Any = None,
     calibration: Any = None,
     prune: Budget | None = None,
+    distill: Any = None,
     quantize: Quantize = "auto",
     batch: BatchRange | None = BatchRange(),
     pipeline: str | Sequence[Pass] | None = None,
@@ -115,6 +116,7 @@ def plan(
     program = capture(model, device, example_inputs, batch)
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
+    start = _distilled(start, program, distill, progress)
     return _plan(program, start, calibration, quantize, pipeline, instruments)
 
 
@@ -125,6 +127,7 @@ def compile(
     example_inputs: Any = None,
     calibration: Any = None,
     prune: Budget | None = None,
+    distill: Any = None,
     quantize: Quantize = "auto",
     evaluate: Callable[[Callable[..., Any]], float] | None = None,
     max_drop: float | None = None,
@@ -144,6 +147,8 @@ def compile(
     calibration: representative, preprocessed inputs: a tensor [n, C, H, W], or an iterable of batches.
     prune: the share of the parameters to take away, as 0.35, or a dict: {'flops': 0.4}, {'latency': 0.3},
         {'params': 0.35, 'keep': ['blocks.0'], 'criterion': 'taylor', 'data': labelled_batches}; see `vitc.prune`.
+    distill: what the pruned model learns from the given one on: tensors (inputs, labels) or a loader, or a dict:
+        {'data': loader, 'stages': (vitc.Logits(epochs=5),), 'checkpoint': 'run.safetensors'}; see `vitc.distill`.
     quantize: 'auto' quantises where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
         'int8' always; None never.
     evaluate: a function that takes a callable model and returns a score, higher is better.
@@ -153,7 +158,7 @@ def compile(
     dump: a folder for the graph after each pass.
     progress: a line on stderr as each step ends.
 
-    Raises CaptureError, CalibrationError, InputError, PipelineError, PassError, LoweringError, TargetError.
+    Raises CaptureError, CalibrationError, DistillError, InputError, PipelineError, PassError, LoweringError, TargetError.
     """
     if (max_drop is None) != (evaluate is None):
         raise InputError("max_drop and evaluate belong together: evaluate gives the score that max_drop limits")
@@ -161,6 +166,7 @@ def compile(
     program = capture(model, device, example_inputs, batch)
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
+    start = _distilled(start, program, distill, progress)
     made = _plan(program, start, calibration, quantize, pipeline, instruments)
     chosen = CompiledModel.from_plan(made)
     if made.program.stage != "quantized" or pipeline is not None:
@@ -195,6 +201,17 @@ def _pruned(
     step, given = prune_pass(budget)
     program = with_samples(program, given.get("data", calibration), given.get("loss"))
     return run_pipeline(program, (*parse_pipeline(",".join(CANONICAL)), step), instruments)
+
+
+def _distilled(student: Program, teacher: Program, wanted: Any, progress: bool) -> Program:
+    """The pruned program, trained to do what the captured one does, or as it is if that is not wanted."""
+    if wanted is None:
+        return student
+    if student.pruning is None:
+        raise InputError("distill= learns back what prune= takes away; pass prune= too, or train a student with vitc.distill")
+    from vitc.distillation.recover import recover
+
+    return recover(student, teacher, wanted, progress)
 
 
 def _plan(

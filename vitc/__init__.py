@@ -38,6 +38,7 @@ _HOMES = {
     "distill": "vitc.distillation",
     "known_criteria": "vitc.passes.pruning.criteria",
     "known_passes": "vitc.pipeline.registry",
+    "lint": "vitc.lowering.lint",
     "load": "vitc.runtime",
     "load_target": "vitc.targets:load",
     "plan": "vitc.compiler",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from vitc.distillation import DistillConfig, DistillResult, Features, Logits, distill
     from vitc.errors import InternalError, VitcError
     from vitc.graph.rewriter import Rewriter
+    from vitc.lowering.lint import lint
     from vitc.passes.pruning.criteria import Criterion, known_criteria, register_criterion
     from vitc.passes.pruning.plan import PrunePlan
     from vitc.pipeline.base import Pass
@@ -68,7 +70,7 @@ if TYPE_CHECKING:
 __all__ = [
     "BatchRange", "CompiledModel", "Criterion", "DistillConfig", "DistillResult", "Dump", "Features", "Instrument",
     "InternalError", "Logits", "Pass", "Plan", "Program", "PrunePlan", "Pruned", "Rewriter", "Target", "VitcError",
-    "available_targets", "compile", "distill", "known_criteria", "known_passes", "load", "load_target", "plan", "prune",
+    "available_targets", "compile", "distill", "known_criteria", "known_passes", "lint", "load", "load_target", "plan", "prune",
     "register_criterion", "register_pass", "replay_pruning",
 ]  # fmt: skip
 

@@ -43,6 +43,8 @@ class Rule:
     """Data type of the first input."""
     weights: str = ""
     """Data type of the largest constant with two dimensions or more."""
+    touches: str = ""
+    """Data type of one of its inputs or of its largest constant."""
 
     def fits(self, layer: RawLayer) -> bool:
         """Whether `layer` is all that this rule asks."""
@@ -53,6 +55,7 @@ class Rule:
             and (not self.node or any(_matches(self.node, operator) for operator in operators))
             and (not self.reads or any(tensor.dtype == self.reads for tensor in layer.inputs[:1]))
             and (not self.weights or _weight_dtype(layer) == self.weights)
+            and (not self.touches or self.touches in {*(tensor.dtype for tensor in layer.inputs), _weight_dtype(layer)})
         )
 
 
@@ -77,7 +80,8 @@ def _weight_dtype(layer: RawLayer) -> str | None:
 # The kernels that TensorRT generates are called after the operations in them: __myl_CastMulAddMean…
 MOVES = r"Tran|Cast|Copy|Move|Resh|Conc|Slic|Repl|Sque|Unsq|Perm|Pad"
 GEMM_TYPES = r"gemm|.*MatrixMultiply|.*Gemm.*"
-GEMM_NODES = r"(MatMul|Gemm)(_\d+)?"
+PRODUCT = r"^__myl_\w*Fc"
+VECTOR_PRODUCT = r"^__myl_\w*MulSum_?myl|^__myl_\w*MulSum(?!Sub)"
 CONVOLUTION_TYPES = r"correlation|.*Convolution"
 
 RULES = (
@@ -85,17 +89,22 @@ RULES = (
     Rule(Kind.FUSED_ATTENTION, kernel=r"_mha|fmha|mhca|fused_attention|flash"),
     Rule(Kind.INT8_CONVOLUTION, type=CONVOLUTION_TYPES, reads="int8"),
     Rule(Kind.FP_CONVOLUTION, type=CONVOLUTION_TYPES),
-    # Where the weight is dequantised inside of the kernel, its product runs in floating point: in the
-    # generated fusion (…CastMulFc) and where INT8 weights meet floating-point activations.
+    # Where an operand is dequantised inside of the kernel, the product runs in floating point: in the
+    # generated fusion (…CastMulFc), in a matrix times a vector (…MulSum), and where INT8 weights meet
+    # floating-point activations.
     Rule(Kind.DEQUANTISED_GEMM, type="runtime_fusion", weights="int8"),
+    Rule(Kind.DEQUANTISED_GEMM, type="runtime_fusion", kernel=PRODUCT, touches="int8"),
+    Rule(Kind.DEQUANTISED_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="int8"),
     Rule(Kind.DEQUANTISED_GEMM, type=GEMM_TYPES, weights="int8", reads="float16"),
     Rule(Kind.DEQUANTISED_GEMM, type=GEMM_TYPES, weights="int8", reads="float32"),
     Rule(Kind.INT8_GEMM, type=GEMM_TYPES, reads="int8"),
     Rule(Kind.INT8_GEMM, kernel=r"gemm_(s8|i8|int8)|imma"),
     Rule(Kind.FP16_GEMM, type=GEMM_TYPES, reads="float16"),
     Rule(Kind.FP32_GEMM, type=GEMM_TYPES, reads="float32"),
-    Rule(Kind.FP16_GEMM, type="runtime_fusion", node=GEMM_NODES, weights="float16"),
-    Rule(Kind.FP32_GEMM, type="runtime_fusion", node=GEMM_NODES, weights="float32"),
+    Rule(Kind.FP16_GEMM, type="runtime_fusion", kernel=PRODUCT, touches="float16"),
+    Rule(Kind.FP32_GEMM, type="runtime_fusion", kernel=PRODUCT, touches="float32"),
+    Rule(Kind.FP16_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="float16"),
+    Rule(Kind.FP32_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="float32"),
     Rule(Kind.REFORMAT, type=r"reformat|shuffle|reorder"),
     Rule(Kind.REFORMAT, type="kgen", kernel=rf"^__myl_({MOVES})+_myl"),
     Rule(Kind.NORMALISATION, node=r"(LayerNormalization|GroupNormalization|InstanceNormalization)(_\d+)?"),

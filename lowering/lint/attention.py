@@ -1,0 +1,87 @@
+"""Attention, as vitc::VitAttention or spelled out: which rule each falls under."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+
+from vitc.lowering.lint.gemm import is_product
+from vitc.lowering.lint.graph import MOVEMENT, LintGraph, attributes
+from vitc.lowering.lint.operands import operand
+
+#: What may stand between QKᵀ and softmax.
+_ON_THE_WAY = MOVEMENT | {"Mul", "Div", "Add", "Where", "QuantizeLinear", "DequantizeLinear"}
+_AFTER_SOFTMAX = MOVEMENT | {"QuantizeLinear", "DequantizeLinear", "Dropout"}
+
+
+@dataclass(frozen=True)
+class Attention:
+    """softmax(QKᵀ) V, spelled out."""
+
+    scores: onnx.NodeProto
+    softmax: onnx.NodeProto
+    mix: onnx.NodeProto
+    scores_quantised: bool
+    between: tuple[str, ...]
+    """Names of the nodes from QKᵀ to softmax."""
+
+
+def spelled_attentions(graph: LintGraph) -> Iterator[Attention]:
+    """Every MatMul → … → Softmax → … → MatMul of two activations each."""
+    for node in graph.nodes:
+        if node.op_type != "Softmax":
+            continue
+        path: list[onnx.NodeProto] = []
+        scores = _scores(graph, node.input[0], path)
+        mix = next((n for n in graph.readers_past(node.output[0], _AFTER_SOFTMAX) if is_product(n)), None)
+        if scores is None or mix is None:
+            continue
+        quantised = any(n.op_type == "QuantizeLinear" for n in path)
+        yield Attention(scores, node, mix, quantised, tuple(n.name for n in path))
+
+
+def _scores(graph: LintGraph, name: str, path: list[onnx.NodeProto]) -> onnx.NodeProto | None:
+    """The product of two activations that softmax normalises, with the nodes on the way."""
+    node = graph.producer(name)
+    while node is not None and node.op_type in _ON_THE_WAY:
+        path.append(node)
+        moving = [i for i in node.input if i and i not in graph.constants]
+        # Of a computed bias and the scores, the scores come from a product.
+        node = next(
+            (n for i in moving if (n := graph.producer(i)) is not None and (n.op_type in _ON_THE_WAY or is_product(n))), None
+        )
+    if node is None or not is_product(node) or any(i in graph.constants for i in node.input[:2]):
+        return None
+    return node
+
+
+def spelled_rule(graph: LintGraph, attention: Attention) -> str:
+    scores = [operand(graph, name) is not None for name in attention.scores.input[:2]]
+    mix = [operand(graph, name) is not None for name in attention.mix.input[:2]]
+    if not all(scores) and not all(mix):
+        return "attention-half" if graph.dtype(attention.mix.output[0]) == "float16" else "attention-float"
+    if attention.scores_quantised:
+        return "attention-scores-quantised"
+    leaves_as_int8 = [n.op_type for n in graph.readers_past(attention.mix.output[0])] == ["QuantizeLinear"]
+    return "attention-int8" if all(scores + mix) and leaves_as_int8 else "attention-part-int8"
+
+
+def is_vit_attention(node: onnx.NodeProto) -> bool:
+    return node.op_type == "VitAttention" and node.domain == "vitc"
+
+
+def vit_attention_rule(graph: LintGraph, node: onnx.NodeProto) -> str:
+    given = attributes(node)
+    int8_in = float(given.get("q_scale", 0.0)) > 0  # type: ignore[arg-type]
+    int8_out = float(given.get("out_scale", 0.0)) > 0  # type: ignore[arg-type]
+    if "plugin_namespace" not in given:
+        if int8_in:
+            return "attention-function-int8"
+        return "attention-function-half" if graph.dtype(node.input[0]) == "float16" else "attention-function-float"
+    dequantised_before = not int8_in and operand(graph, node.input[0]) is not None
+    quantised_after = not int8_out and "QuantizeLinear" in {n.op_type for n in graph.readers_past(node.output[0])}
+    if dequantised_before and quantised_after:
+        return "attention-plugin-sandwich"
+    return "attention-plugin" if given.get("layout") == b"packed" else "attention-plugin-layout"

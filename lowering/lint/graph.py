@@ -1,0 +1,118 @@
+"""An ONNX graph with what the rules ask of it: who makes and reads a tensor, its type, what is constant, whose module."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+
+import onnx
+from onnx import TensorProto, helper
+
+from vitc.lowering.cpu.graph import GraphIndex
+from vitc.lowering.tensorrt.layers import module_of
+
+#: Weights above this many bytes are left out of the copy that shapes are inferred on.
+_LARGE = 4096
+#: They move elements and do not look at them.
+MOVEMENT = frozenset(
+    {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Identity", "Cast", "Expand"}
+)
+SPLITTING = frozenset({"Split", "Slice", "Gather"})
+
+
+class LintGraph:
+    """Names every unnamed node of `proto` (in place), so that each can be found again in an engine's log."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.proto = proto
+        self.nodes = list(proto.graph.node)
+        for i, node in enumerate(self.nodes):
+            node.name = node.name or f"{node.op_type}_{i}"
+        self.index = GraphIndex(proto.graph)
+        self.constants = set(self.index.initializers)
+        for node in self.nodes:
+            inputs = [name for name in node.input if name]
+            if node.op_type == "Constant" or (inputs and all(name in self.constants for name in inputs)):
+                self.constants.update(node.output)
+        self._types = _types(proto)
+
+    def producer(self, name: str) -> onnx.NodeProto | None:
+        return self.index.producer.get(name)
+
+    def readers(self, name: str) -> list[onnx.NodeProto]:
+        return self.index.readers.get(name, [])
+
+    def readers_past(self, name: str, ops: frozenset[str] = MOVEMENT) -> Iterator[onnx.NodeProto]:
+        """The nodes that read `name`, past those that only move it: `ops`."""
+        todo, seen = [name], set()
+        while todo:
+            for node in self.readers(todo.pop()):
+                if id(node) in seen:
+                    continue
+                seen.add(id(node))
+                if node.op_type in ops:
+                    todo += node.output
+                else:
+                    yield node
+
+    def origin(self, name: str, ops: frozenset[str] = MOVEMENT) -> onnx.NodeProto | None:
+        """The node that computes `name`, past those that only move it; None for inputs and initializers."""
+        node = self.producer(name)
+        while node is not None and node.op_type in ops:
+            node = self.producer(node.input[0])
+        return node
+
+    def dtype(self, name: str) -> str:
+        """ "float16", "int8" …; "" where it can't be inferred."""
+        kind = self._types.get(name, (0, None))[0]
+        return str(helper.tensor_dtype_to_np_dtype(kind)) if kind else ""
+
+    def rank(self, name: str) -> int | None:
+        return self._types.get(name, (0, None))[1]
+
+    def module(self, node: onnx.NodeProto) -> str:
+        """The user's module path: from the node's name, or from what torch's exporter notes beside it; "" if neither."""
+        for entry in node.metadata_props:
+            if entry.key == "pkg.torch.onnx.name_scopes":
+                scopes = [scope for scope in ast.literal_eval(entry.value)[:-1] if scope]
+                return str(scopes[-1]) if scopes else ""
+        return module_of(node.name)
+
+
+def attributes(node: onnx.NodeProto) -> dict[str, object]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.type}
+
+
+def _types(proto: onnx.ModelProto) -> dict[str, tuple[int, int | None]]:
+    """Element type and rank of each tensor that has them, inferred on a copy without the weights."""
+    skeleton = onnx.ModelProto()
+    skeleton.CopyFrom(_without_weights(proto))
+    graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    found: dict[str, tuple[int, int | None]] = {t.name: (t.data_type, len(t.dims)) for t in proto.graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        tensor = value.type.tensor_type
+        found.setdefault(value.name, (tensor.elem_type, len(tensor.shape.dim) if tensor.HasField("shape") else None))
+    for node in proto.graph.node:  # what inference does not know of: vitc's own operator
+        if node.op_type == "VitAttention" and found.get(node.output[0], (0, None))[0] == TensorProto.UNDEFINED:
+            int8 = float(attributes(node).get("out_scale", 0.0)) > 0  # type: ignore[arg-type]
+            read = found.get(node.input[0], (0, None))[0]
+            found[node.output[0]] = (TensorProto.INT8 if int8 else TensorProto.FLOAT16 if read == TensorProto.INT8 else read, 3)
+    return found
+
+
+def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    graph = onnx.GraphProto(name=proto.graph.name)
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    declared = {value.name for value in proto.graph.input}
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) <= _LARGE and tensor.data_location != TensorProto.EXTERNAL:
+            graph.initializer.append(tensor)
+        elif tensor.name not in declared:
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+    model = onnx.ModelProto(ir_version=proto.ir_version, graph=graph)
+    model.opset_import.extend(proto.opset_import)
+    model.functions.extend(proto.functions)
+    return model

@@ -1,6 +1,6 @@
 """The command line: the Python names as commands.
 
-Exit codes: 0 done, 1 a user error (the message says what to do), 2 a wrong command line, 3 a self-check or proof failed.
+Exit codes: 0 done, 1 a user error (the message says what to do), 2 a wrong command line, 3 a self-check, proof or lint failed.
 """
 
 from __future__ import annotations
@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
 from vitc.errors import InputError, VitcError
+
+if TYPE_CHECKING:
+    from vitc.lowering.lint import Agreement
 
 app = typer.Typer(
     help="Makes Vision Transformers fast on real devices.",
@@ -70,6 +73,7 @@ def plan(
 ) -> None:
     """Show what compile would do, without building an engine."""
     import vitc
+    from vitc.lowering.lint import compare
     from vitc.models import load_model
 
     _load_pass_files(passes)
@@ -82,8 +86,50 @@ def plan(
         engine = made.prove()
         data["layers"] = engine.layers.summary()
         counts = ", ".join(f"{n} {kind}" for kind, n in engine.layers.summary().items())
-        text += f"\nproof     {engine.distribution} {engine.version}, {engine.capability}: {counts}"
+        agreement = compare(made.lint("tensorrt-rtx 1.7"), engine.layers)
+        data["agreement"] = agreement.to_dict()
+        text += f"\nproof     {engine.distribution} {engine.version}, {engine.capability}: {counts}\nproof     {agreement}"
     _print(data, text, as_json)
+    if prove and not data["agreement"]["agrees"]:
+        raise typer.Exit(3)
+
+
+@app.command()
+def lint(
+    model: Annotated[Path, typer.Argument(help="an ONNX file, of vitc or of another tool")],
+    target: TargetName = "orin",
+    engine: Annotated[Optional[str], typer.Option(help="'tensorrt 10.3', 'tensorrt-rtx 1.7', 'openvino' …")] = None,  # noqa: UP045
+    prove: Annotated[bool, typer.Option(help="also build it with TensorRT-RTX, without a GPU, and compare")] = False,
+    notes: Annotated[bool, typer.Option(help="also what need not be mended")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Say what an engine will do with each block of an ONNX file, and why. Exit code 3: errors, or the proof differs."""
+    from vitc.lowering.lint import lint as lint_model
+
+    report = lint_model(model, target, engine=engine)
+    data, text = report.to_dict(), report.text(notes)
+    differs = False
+    if prove:
+        agreement = _proved(model, target)
+        data["agreement"] = agreement.to_dict()
+        text += f"\n\n{agreement}"
+        differs = not agreement.agrees
+    _print(data, text, as_json)
+    if report.errors or differs:
+        raise typer.Exit(3)
+
+
+def _proved(model: Path, target: str) -> Agreement:
+    """The lint for TensorRT-RTX against the layers it builds. Nodes without a name can't be compared."""
+    from vitc.lowering.lint import compare
+    from vitc.lowering.lint import lint as lint_model
+    from vitc.lowering.tensorrt import build_engine
+    from vitc.targets import load
+
+    capability = load(target).proof_capability
+    if capability is None:
+        raise InputError(f"target {target!r} is no TensorRT target; choose one of its kind")
+    return compare(lint_model(model, target, engine="tensorrt-rtx 1.7"), build_engine(model, capability=capability).layers)
 
 
 @app.command()

@@ -18,6 +18,7 @@ from vitc.capture import capture
 from vitc.compiled import CompiledModel
 from vitc.cost import predict
 from vitc.errors import CalibrationError, InputError
+from vitc.lowering.lint import LintReport, lint
 from vitc.lowering.onnx.model import OnnxModel, lower
 from vitc.lowering.substitution import Match, match
 from vitc.lowering.substitution import replace as substitute
@@ -80,6 +81,10 @@ class Plan:
     program: Program
     onnx: OnnxModel
     report: Report
+
+    def lint(self, engine: str | None = None) -> LintReport:
+        """What an engine will do with each block of the ONNX model; arguments and errors as for `vitc.lint`."""
+        return lint(self.onnx.proto, self.program.target, engine=engine)
 
     def prove(self, capability: str | None = None) -> TensorRtEngine:
         """Builds the network with TensorRT-RTX on this machine, without a GPU, and returns the engine with its layer
@@ -242,7 +247,8 @@ def _plan(
     model = lower(after)
     matches = match(model.proto)
     substitute(model.proto, matches)
-    return Plan(original, after, model, _report(original, after, passes, matches, int8))
+    report = _report(original, after, passes, matches, int8)
+    return Plan(original, after, model, replace(report, lint=lint(model.proto, after.target).line()))
 
 
 def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match], int8: bool) -> Report:

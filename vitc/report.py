@@ -23,6 +23,7 @@ class Report:
     flops: int
     attentions: tuple[AttentionChoice, ...]
     predicted_ms: float | None = None
+    lint: str | None = None
     engine: str | None = None
     measured_ms: dict[str, float] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
@@ -52,6 +53,8 @@ class Report:
         lines += [f"agreement {name}: {value:.6f}" for name, value in self.agreement.items()]
         if self.engine:
             lines.append(f"engine    {self.engine}")
+        if self.lint:
+            lines.append(f"lint      {self.lint}")
         lines += [f"decision  {text}" for text in self.decisions]
         lines += [f"skipped   {text}" for text in self.skipped]
         lines.append("passes")

@@ -13,7 +13,7 @@ import onnx
 from vitc.errors import InputError
 from vitc.lowering.lint import attention, elementwise, gemm
 from vitc.lowering.lint.agreement import Agreement, compare
-from vitc.lowering.lint.graph import LintGraph
+from vitc.lowering.lint.graph import LintGraph, without_weights
 from vitc.lowering.lint.report import LintReport, Verdict
 from vitc.lowering.lint.rules import Engine, engine_for, engine_named, engines, rules
 from vitc.targets import Target
@@ -55,7 +55,7 @@ def _found(graph: LintGraph, engine: Engine) -> Iterator[tuple[str, list[onnx.No
     for spelled in attention.spelled_attentions(graph):
         rule = attention.spelled_rule(graph, spelled)
         yield rule, [spelled.scores, spelled.mix]
-        inside.update(spelled.between)
+        inside.update((*spelled.between, spelled.softmax.name))
         outcome = rules()[rule].outcome(engine)
         if outcome is not None and outcome.kind is not None:
             fused.update((spelled.scores.name, spelled.mix.name))  # one layer: the products have none of their own
@@ -73,22 +73,21 @@ def _found(graph: LintGraph, engine: Engine) -> Iterator[tuple[str, list[onnx.No
 
 
 def _load(model: str | Path | bytes | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
-    """A name for the model, and a copy that may be changed."""
-    from google.protobuf.message import DecodeError
+    """A name for the model, and a copy without its weights."""
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     if isinstance(model, onnx.ModelProto):
-        copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        return "the model", copy
+        return "the model", without_weights(model)
+    source = "the model" if isinstance(model, bytes) else Path(model).name
     try:
         if isinstance(model, bytes):
-            return "the model", onnx.load_model_from_string(model)
-        if not Path(model).is_file():
-            raise InputError(f"there is no ONNX file {str(model)!r}; export one, or save a bundle: its model.onnx can be linted")
-        proto = onnx.load_model(str(model))
+            proto = onnx.load_model_from_string(model)
+        elif not Path(model).is_file():
+            raise InputError(f"there is no ONNX file {str(model)!r}; export one, or name the model.onnx of a bundle")
+        else:
+            proto = onnx.load_model(str(model))
     except (DecodeError, FileNotFoundError, onnx.checker.ValidationError) as error:
-        source = "these bytes" if isinstance(model, bytes) else repr(str(model))
         raise InputError(f"{source} is not an ONNX model, or its external data is not beside it ({error})") from error
     if not proto.graph.node:
-        raise InputError(f"{str(model)!r} is not an ONNX model: it has no nodes")
-    return Path(model).name, proto
+        raise InputError(f"{source} is not an ONNX model: it has no nodes")
+    return source, without_weights(proto)

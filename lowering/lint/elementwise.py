@@ -20,9 +20,11 @@ Found = tuple[str, onnx.NodeProto]
 
 
 def findings(graph: LintGraph, attention_nodes: frozenset[str]) -> Iterator[Found]:
-    """(rule id, node) for each situation. `attention_nodes`: names of nodes inside of attention, where an Add is a bias."""
+    """(rule id, node) for each situation. `attention_nodes`: names of nodes inside of attention, which has its own rules."""
     for node in graph.nodes:
-        if node.op_type == "Add" and node.name not in attention_nodes:
+        if node.name in attention_nodes:
+            continue
+        if node.op_type == "Add":
             yield from _add(graph, node)
         elif node.op_type in _FLOAT_OPS and operand(graph, node.input[0]) is not None:
             yield "float-operator-quantised", node

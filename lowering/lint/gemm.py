@@ -92,7 +92,7 @@ def convolution_rule(graph: LintGraph, node: onnx.NodeProto) -> str:
     if image is None and kernel is None:
         return "conv-float"
     if any(one is not None and one.asymmetric for one in (image, kernel)):
-        return "gemm-asymmetric"
+        return "conv-asymmetric"
     if image is None or kernel is None or image.per_channel or (kernel.per_channel and kernel.axis != 0):
         return "conv-part-int8"
     return "conv-int8"

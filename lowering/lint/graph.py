@@ -11,8 +11,8 @@ from onnx import TensorProto, helper
 from vitc.lowering.cpu.graph import GraphIndex
 from vitc.lowering.tensorrt.layers import module_of
 
-#: Weights above this many bytes are left out of the copy that shapes are inferred on.
-_LARGE = 4096
+#: Bytes. No scale, zero point, index or shape of a Vision Transformer is larger.
+_LARGE = 2**18
 #: They move elements and do not look at them.
 MOVEMENT = frozenset(
     {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Identity", "Cast", "Expand"}
@@ -21,7 +21,7 @@ SPLITTING = frozenset({"Split", "Slice", "Gather"})
 
 
 class LintGraph:
-    """Names every unnamed node of `proto` (in place), so that each can be found again in an engine's log."""
+    """Names every unnamed node of `proto` (in place), so that each can be found again."""
 
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.proto = proto
@@ -83,11 +83,26 @@ def attributes(node: onnx.NodeProto) -> dict[str, object]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.type}
 
 
+def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which large initializers keep name, type and shape, and lose their values."""
+    graph = onnx.GraphProto(name=proto.graph.name)
+    graph.node.extend(proto.graph.node)
+    graph.input.extend(proto.graph.input)
+    graph.output.extend(proto.graph.output)
+    graph.value_info.extend(proto.graph.value_info)
+    for tensor in proto.graph.initializer:
+        if len(tensor.raw_data) > _LARGE:
+            tensor = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        graph.initializer.append(tensor)
+    model = onnx.ModelProto(ir_version=proto.ir_version, graph=graph)
+    model.opset_import.extend(proto.opset_import)
+    model.functions.extend(proto.functions)
+    return model
+
+
 def _types(proto: onnx.ModelProto) -> dict[str, tuple[int, int | None]]:
-    """Element type and rank of each tensor that has them, inferred on a copy without the weights."""
-    skeleton = onnx.ModelProto()
-    skeleton.CopyFrom(_without_weights(proto))
-    graph = onnx.shape_inference.infer_shapes(skeleton).graph
+    """Element type and rank of each tensor where they can be inferred."""
+    graph = onnx.shape_inference.infer_shapes(proto).graph
     found: dict[str, tuple[int, int | None]] = {t.name: (t.data_type, len(t.dims)) for t in proto.graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
@@ -98,21 +113,3 @@ def _types(proto: onnx.ModelProto) -> dict[str, tuple[int, int | None]]:
             read = found.get(node.input[0], (0, None))[0]
             found[node.output[0]] = (TensorProto.INT8 if int8 else TensorProto.FLOAT16 if read == TensorProto.INT8 else read, 3)
     return found
-
-
-def _without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
-    graph = onnx.GraphProto(name=proto.graph.name)
-    graph.node.extend(proto.graph.node)
-    graph.input.extend(proto.graph.input)
-    graph.output.extend(proto.graph.output)
-    graph.value_info.extend(proto.graph.value_info)
-    declared = {value.name for value in proto.graph.input}
-    for tensor in proto.graph.initializer:
-        if len(tensor.raw_data) <= _LARGE and tensor.data_location != TensorProto.EXTERNAL:
-            graph.initializer.append(tensor)
-        elif tensor.name not in declared:
-            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
-    model = onnx.ModelProto(ir_version=proto.ir_version, graph=graph)
-    model.opset_import.extend(proto.opset_import)
-    model.functions.extend(proto.functions)
-    return model

@@ -65,7 +65,7 @@ def _axis(graph: LintGraph, dequantize: onnx.NodeProto, moves: list[onnx.NodePro
     for move in reversed(moves):
         if move.op_type == "Transpose":
             perm = attributes(move).get("perm") or list(range(rank or 0))[::-1]
-            axis = list(perm).index(axis)  # type: ignore[call-overload]
+            axis = [int(i) for i in perm].index(axis)  # type: ignore[attr-defined]
         elif move.op_type not in ("Cast", "Identity"):
             return None
     return axis

@@ -81,7 +81,7 @@ def _weight_dtype(layer: RawLayer) -> str | None:
 MOVES = r"Tran|Cast|Copy|Move|Resh|Conc|Slic|Repl|Sque|Unsq|Perm|Pad"
 GEMM_TYPES = r"gemm|.*MatrixMultiply|.*Gemm.*"
 PRODUCT = r"^__myl_\w*Fc"
-VECTOR_PRODUCT = r"^__myl_\w*MulSum_?myl|^__myl_\w*MulSum(?!Sub)"
+VECTOR_PRODUCT = r"^__myl_\w*MulSum(?!Sub)"
 CONVOLUTION_TYPES = r"correlation|.*Convolution"
 
 RULES = (
@@ -101,8 +101,10 @@ RULES = (
     Rule(Kind.INT8_GEMM, kernel=r"gemm_(s8|i8|int8)|imma"),
     Rule(Kind.FP16_GEMM, type=GEMM_TYPES, reads="float16"),
     Rule(Kind.FP32_GEMM, type=GEMM_TYPES, reads="float32"),
-    Rule(Kind.FP16_GEMM, type="runtime_fusion", kernel=PRODUCT, touches="float16"),
-    Rule(Kind.FP32_GEMM, type="runtime_fusion", kernel=PRODUCT, touches="float32"),
+    Rule(Kind.FP16_GEMM, type="runtime_fusion", kernel=PRODUCT, weights="float16"),
+    Rule(Kind.FP32_GEMM, type="runtime_fusion", kernel=PRODUCT, weights="float32"),
+    Rule(Kind.FP16_GEMM, type="runtime_fusion", kernel=PRODUCT, reads="float16"),
+    Rule(Kind.FP32_GEMM, type="runtime_fusion", kernel=PRODUCT, reads="float32"),
     Rule(Kind.FP16_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="float16"),
     Rule(Kind.FP32_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="float32"),
     Rule(Kind.REFORMAT, type=r"reformat|shuffle|reorder"),

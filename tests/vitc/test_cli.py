@@ -84,3 +84,23 @@ def test_unknown_factory(model: str) -> None:
 
 def test_no_calibration_file(model: str) -> None:
     assert "there is no calibration file 'none.npy'" in vitc("plan", model, "--calibration", "none.npy", code=1)
+
+
+def test_lint(tmp_path: Path) -> None:
+    import onnx
+    from onnx import helper
+
+    value = helper.make_tensor_value_info
+    nodes = [helper.make_node("Softmax", ["x"], ["y"], name="/softmax")]
+    graph = helper.make_graph(nodes, "g", [value("x", 1, [1, 4])], [value("y", 1, [1, 4])])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(tmp_path / "clean.onnx"))
+    assert "TensorRT 10.3 (JetPack 6.2)" in vitc("lint", str(tmp_path / "clean.onnx"))
+    assert json.loads(vitc("lint", str(tmp_path / "clean.onnx"), "--json"))["counts"]["error"] == 0
+
+    nodes[0] = helper.make_node("QLinearMatMul", ["x"] * 8, ["y"], name="/product")
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(tmp_path / "integers.onnx"))
+    assert vitc("lint", str(tmp_path / "integers.onnx"), code=3) == ""
+    assert "there is no ONNX file 'none.onnx'" in vitc("lint", "none.onnx", code=1)
+    assert "unknown engine 'tensorrt 9'" in vitc("lint", str(tmp_path / "clean.onnx"), "--engine", "tensorrt 9", code=1)

@@ -103,8 +103,6 @@ RULES = (
     Rule(Kind.FP32_GEMM, type=GEMM_TYPES, reads="float32"),
     Rule(Kind.FP16_GEMM, type="runtime_fusion", kernel=PRODUCT, weights="float16"),
     Rule(Kind.FP32_GEMM, type="runtime_fusion", kernel=PRODUCT, weights="float32"),
-    Rule(Kind.FP16_GEMM, type="runtime_fusion", kernel=PRODUCT, reads="float16"),
-    Rule(Kind.FP32_GEMM, type="runtime_fusion", kernel=PRODUCT, reads="float32"),
     Rule(Kind.FP16_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="float16"),
     Rule(Kind.FP32_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="float32"),
     Rule(Kind.REFORMAT, type=r"reformat|shuffle|reorder"),

@@ -38,7 +38,6 @@ def layer(
             Kind.FP16_GEMM,
         ),
         (layer("runtime_fusion", "__myl_FcAdd_myl0_38", weights="float32"), Kind.FP32_GEMM),
-        (layer("runtime_fusion", "__myl_AddFc_myl0_38", reads="float32"), Kind.FP32_GEMM),
         (layer("runtime_fusion", "__myl_CastMulFc_myl0_4", reads="int8"), Kind.DEQUANTISED_GEMM),
         (layer("kgen", "__myl_ReshMulSum_myl0_17", weights="float16"), Kind.FP16_GEMM),
         (layer("kgen", "__myl_CastMulCastReshMulSum_myl0_19", weights="int8"), Kind.DEQUANTISED_GEMM),

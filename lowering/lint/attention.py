@@ -74,8 +74,8 @@ def is_vit_attention(node: onnx.NodeProto) -> bool:
 
 def vit_attention_rule(graph: LintGraph, node: onnx.NodeProto) -> str:
     given = attributes(node)
-    int8_in = float(given.get("q_scale", 0.0)) > 0  # type: ignore[arg-type]
-    int8_out = float(given.get("out_scale", 0.0)) > 0  # type: ignore[arg-type]
+    int8_in = float(given.get("q_scale", 0.0)) > 0
+    int8_out = float(given.get("out_scale", 0.0)) > 0
     if "plugin_namespace" not in given:
         if int8_in:
             return "attention-function-int8"

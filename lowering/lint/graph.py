@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
@@ -79,7 +80,7 @@ class LintGraph:
         return module_of(node.name)
 
 
-def attributes(node: onnx.NodeProto) -> dict[str, object]:
+def attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.type}
 
 
@@ -109,7 +110,7 @@ def _types(proto: onnx.ModelProto) -> dict[str, tuple[int, int | None]]:
         found.setdefault(value.name, (tensor.elem_type, len(tensor.shape.dim) if tensor.HasField("shape") else None))
     for node in proto.graph.node:  # what inference does not know of: vitc's own operator
         if node.op_type == "VitAttention" and found.get(node.output[0], (0, None))[0] == TensorProto.UNDEFINED:
-            int8 = float(attributes(node).get("out_scale", 0.0)) > 0  # type: ignore[arg-type]
+            int8 = float(attributes(node).get("out_scale", 0.0)) > 0
             read = found.get(node.input[0], (0, None))[0]
             found[node.output[0]] = (TensorProto.INT8 if int8 else TensorProto.FLOAT16 if read == TensorProto.INT8 else read, 3)
     return found

@@ -57,15 +57,12 @@ def asymmetric(graph: LintGraph, node: onnx.NodeProto) -> bool:
 
 def _axis(graph: LintGraph, dequantize: onnx.NodeProto, moves: list[onnx.NodeProto]) -> int | None:
     rank = graph.rank(dequantize.input[0])
-    axis = int(attributes(dequantize).get("axis", 1))  # type: ignore[call-overload]
-    if axis < 0:
-        if rank is None:
-            return None
-        axis += rank
+    if rank is None:
+        return None
+    axis = int(attributes(dequantize).get("axis", 1)) % rank
     for move in reversed(moves):
         if move.op_type == "Transpose":
-            perm = attributes(move).get("perm") or list(range(rank or 0))[::-1]
-            axis = [int(i) for i in perm].index(axis)  # type: ignore[attr-defined]
+            axis = list(attributes(move).get("perm", range(rank)[::-1])).index(axis)
         elif move.op_type not in ("Cast", "Identity"):
             return None
     return axis

@@ -82,7 +82,7 @@ def _of_activations(graph: LintGraph, product: onnx.NodeProto) -> bool:
 
 def _cuts_first_axis(graph: LintGraph, node: onnx.NodeProto) -> bool:
     if node.op_type in ("Split", "Gather"):
-        return attributes(node).get("axis", 0) == 0
+        return bool(attributes(node).get("axis", 0) == 0)
     axes = graph.index.constant(node.input[3]) if node.op_type == "Slice" and len(node.input) > 3 else None
     return axes is not None and axes.tolist() == [0]
 

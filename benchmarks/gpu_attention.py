@@ -254,7 +254,6 @@ class Gpu:
                 shape.head_dim,
                 *kinds,
                 shape.tokens,
-                shape.tokens,
                 shape.batch * shape.heads,
             )
             fields = AttentionFields(

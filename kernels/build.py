@@ -12,11 +12,9 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import hashlib
-import importlib.util
 import itertools
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,13 +22,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vitc.errors import BuildError, InputError, MissingDependencyError, unknown
+from vitc.kernels.sass import disassemble, opcodes, parse, tile_cost
 from vitc.kernels.tiles import DEFAULT_TILE, SM_LIMITS, TILES, blocks_per_sm
+from vitc.kernels.toolkit import SYSTEM_TOOLKIT, find_tool
 from vitc.kernels.variants import HEAD_DIMS, Variant
 
 CUDA_SOURCES = Path(__file__).resolve().parent / "cuda"
 KERNEL_NAME = "vitc_attention"
 """What cuModuleGetFunction asks a cubin for."""
-SYSTEM_TOOLKIT = Path("/usr/local/cuda")
 FLAGS = ("-std=c++17", "-O3", "-cubin", "-Xptxas", "-v", "-lineinfo")
 
 
@@ -56,19 +55,6 @@ class Cubin:
             f"{self.arch:7} {self.variant.name:44} {self.registers:4} registers  {self.variant.shared_bytes:6} B shared  "
             f"{self.stack_bytes:3} B stack  {self.spill_bytes:3} B spilled  {self.blocks_per_sm} blocks/SM"
         )
-
-
-def find_tool(name: str) -> str | None:
-    """A program of the CUDA toolkit: CUDA_HOME, the path, /usr/local/cuda, or a CUDA package of this Python."""
-    home = os.environ.get("CUDA_HOME")
-    folders = [Path(home) / "bin"] if home else []
-    on_path = shutil.which(name)
-    candidates = [f / name for f in folders] + ([Path(on_path)] if on_path else [])
-    candidates.append(SYSTEM_TOOLKIT / "bin" / name)
-    packages = importlib.util.find_spec("nvidia")
-    for root in packages.submodule_search_locations or () if packages else ():
-        candidates += sorted(Path(root).glob(f"*/bin/{name}"))
-    return next((str(c) for c in candidates if os.access(c, os.X_OK)), None)
 
 
 def require_nvcc() -> str:
@@ -164,30 +150,9 @@ def check(cubin: Cubin) -> None:
         raise BuildError(f"{what} needs more registers than an SM has: {cubin.registers} for each thread")
 
 
-def disassemble(cubin: Cubin) -> str:
-    """The SASS of a cubin. Raises `MissingDependencyError` without nvdisasm."""
-    nvdisasm = find_tool("nvdisasm")
-    if nvdisasm is None:
-        raise MissingDependencyError(
-            "looking into a cubin needs nvdisasm, which this CUDA toolkit lacks: pip install 'vitc[nvcc]'"
-        )
-    done = subprocess.run([nvdisasm, "-c", str(cubin.path)], capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise BuildError(f"nvdisasm {cubin.path} failed with {done.returncode}:\n{done.stderr[-2000:]}")
-    return done.stdout
-
-
-def opcodes(sass: str) -> dict[str, int]:
-    """How often each instruction ("IMMA.16832.S8.S8") stands in `sass`."""
-    found: dict[str, int] = {}
-    for name in re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9_.]*)", sass):
-        found[name] = found.get(name, 0) + 1
-    return found
-
-
 def check_sass(cubin: Cubin) -> None:
     """Raises `BuildError` where the SASS lacks the tensor core's instructions, or goes through local memory."""
-    found = opcodes(disassemble(cubin))
+    found = opcodes(parse(disassemble(cubin.path)))
     what = f"the SASS of {cubin.variant.name} for {cubin.arch}"
     wanted = {"IMMA"} if cubin.variant.input == "int8" else set()
     if cubin.variant.probability == "fp16":
@@ -220,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--default-tile", action="store_true", help="only the tile that is taken without a hint"
     )
+    parser.add_argument("--mix", action="store_true", help="and what a tile costs a warp (nvdisasm, without a bias)")
     parser.add_argument("--out", type=Path, help="put the cubins into this folder")
     options = parser.parse_args(arguments)
     for arch in options.arch or SM_LIMITS:
@@ -232,6 +198,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if find_tool("nvdisasm"):
                 check_sass(cubin)
             print(cubin.row(), flush=True)
+            if options.mix and not variant.has_bias:
+                print(f"        {tile_cost(disassemble(cubin.path)).row()}", flush=True)
     return 0
 
 

@@ -1,7 +1,8 @@
 """Which tile the kernel takes.
 
 The tiles are few, so that a plugin can hold them all. None has been timed: this table is made from occupancy (the
-registers that ptxas reports and the shared memory that a tile needs, see docs/kernel.md), not by measurement.
+registers that ptxas reports and the shared memory that a tile needs) and from the instructions that a tile issues
+(`python -m vitc.kernels.build --mix`), see docs/kernel.md; not by measurement.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ DEFAULT_TILE = Tile(64, 64, 4)
 SHORT_QUERY_TILE = Tile(32, 64, 2)
 """Twice the blocks: for grids that would leave multiprocessors idle."""
 SHORT_KEY_TILE = Tile(64, 32, 4)
-"""Half the shared memory for K and V, and half the waste in the last tile of keys."""
+"""Half the shared memory for K and V, for where the others do not fit."""
 TILES = (DEFAULT_TILE, SHORT_QUERY_TILE, SHORT_KEY_TILE)
-WORTHWHILE_SAVING = 0.1
-"""The share of padded keys that must be saved before shorter tiles, and so more barriers, are taken. A judgement."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,12 +78,13 @@ class TileChoice:
 
 
 def choose_tile(
-    arch: str, sm_count: int, head_dim: int, input: str, output: str, queries: int, keys: int, heads: int
+    arch: str, sm_count: int, head_dim: int, input: str, output: str, queries: int, heads: int
 ) -> TileChoice:
     """The tile for one shape, `heads` being batch times heads: what `tile_q` and `tile_k` should say.
 
-    Short query tiles where the whole grid would not give each multiprocessor a block; short key tiles where they
-    save padding (197 tokens are 256 keys in tiles of 64 and 224 in tiles of 32) or where nothing else fits.
+    Short query tiles where the whole grid would not give each multiprocessor a block; short key tiles only where
+    nothing else fits: they issue a fifth to a third more instructions for a key, and a last tile of 64 with at most 32
+    keys costs no more than one of 32 (docs/kernel.md).
     """
     if not fits(arch, head_dim, input, output, DEFAULT_TILE):
         return TileChoice(SHORT_KEY_TILE, f"tiles of 64 keys do not fit the shared memory of {arch}")
@@ -92,15 +92,6 @@ def choose_tile(
     if blocks < sm_count:
         return TileChoice(
             SHORT_QUERY_TILE, f"tiles of 64 queries make {blocks} blocks for {sm_count} multiprocessors"
-        )
-    padded = {
-        tile: math.ceil(keys / tile.key_rows) * tile.key_rows for tile in (DEFAULT_TILE, SHORT_KEY_TILE)
-    }
-    saving = 1 - padded[SHORT_KEY_TILE] / padded[DEFAULT_TILE]
-    if saving > WORTHWHILE_SAVING:
-        return TileChoice(
-            SHORT_KEY_TILE,
-            f"{keys} keys are padded to {padded[SHORT_KEY_TILE]}, and to {padded[DEFAULT_TILE]} in tiles of 64",
         )
     return TileChoice(DEFAULT_TILE, f"the default: {blocks} blocks for {sm_count} multiprocessors")
 

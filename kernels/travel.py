@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from vitc.kernels.build import CUDA_SOURCES, build_cubin, cubin_name, find_tool
+from vitc.kernels.build import CUDA_SOURCES, build_cubin, cubin_name
 from vitc.kernels.fields import AttentionFields
 from vitc.kernels.tiles import kernel_variant
+from vitc.kernels.toolkit import find_tool
 
 PLUGIN_SOURCES = Path(__file__).resolve().parent / "plugin"
 CUBINS = "cubins"

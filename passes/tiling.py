@@ -98,7 +98,7 @@ def choose_tiles(target: Target, queries: int, keys: int, head_dim: int, heads: 
     if target.arch is not None:
         assert target.sm_count is not None  # Target has seen to it
         # FP16 here: whether INT8 follows is decided later, and its tiles fit wherever those of FP16 do.
-        tile = choose_tile(target.arch, target.sm_count, head_dim, "fp16", "fp16", queries, keys, heads).tile
+        tile = choose_tile(target.arch, target.sm_count, head_dim, "fp16", "fp16", queries, heads).tile
         return tile.query_rows, tile.key_rows
     budget, tile_q, tile_k = target.tile_memory // 2, 256, 1024
     while tile_k > 32 and 4 * (tile_q * tile_k + head_dim * (tile_q + 2 * tile_k)) > budget:

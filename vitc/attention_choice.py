@@ -42,7 +42,7 @@ def _choice(match: Match, cost: OpCost, target: Target) -> AttentionChoice:
     try:
         variant = kernel_variant(match.fields, target.arch)
         best = choose_tile(
-            target.arch, target.sm_count, variant.head_dim, variant.input, variant.output, queries, keys, heads
+            target.arch, target.sm_count, variant.head_dim, variant.input, variant.output, queries, heads
         )
     except InputError as error:
         return AttentionChoice(match.node, form, None, str(error))

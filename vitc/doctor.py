@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-from vitc.kernels.build import find_tool
+from vitc.kernels.toolkit import find_tool
 from vitc.lowering.cpu import available as cpu_engines
 from vitc.targets import available, load
 

@@ -46,6 +46,7 @@ struct AttentionBlock {
     static constexpr int kWarpTiles = Config::kWarpTiles;
     static constexpr int kDimGroups = Config::kDimGroups;
     static constexpr int kKeyTiles = Config::kKeyRows / 8;  // an mma makes 8 columns of scores
+    static constexpr int kTailTiles = 4;                    // a last tile of few keys: what one INT8 product takes
     static constexpr int kChunks = Config::kRowBytes / kChunk;
     static constexpr int kSteps = kChunks / 2;              // an mma takes two chunks of q and k
     static constexpr bool kHalfStep = kChunks % 2 == 1;     // and one INT8 mma takes a single last one
@@ -117,11 +118,12 @@ struct AttentionBlock {
     }
 
     // scores = q.k of this warp's rows and the tile's keys: integers as kMagic + q.k, or FP32.
+    template <int kTiles>
     VITC_DEVICE void multiply_queries_by_keys(uint32_t keys) {
         int const key = lane % 8 + lane / 16 * 8;
         int const side = lane / 8 % 2;
         VITC_UNROLL
-        for (int pair = 0; pair < kKeyTiles / 2; ++pair) {
+        for (int pair = 0; pair < kTiles / 2; ++pair) {
             Sum sums[kWarpTiles][2][4];
             VITC_UNROLL
             for (int i = 0; i < kWarpTiles * 8; ++i) {
@@ -154,11 +156,12 @@ struct AttentionBlock {
     }
 
     // With a bias the scores become exponents of 2, so that it can be added; without one they stay as they are.
+    template <int kTiles>
     VITC_DEVICE void add_bias(int first_query, int first_key, int64_t head_offset) {
         VITC_UNROLL
         for (int t = 0; t < kWarpTiles; ++t) {
             VITC_UNROLL
-            for (int i = 0; i < kKeyTiles * 4; ++i) {
+            for (int i = 0; i < kTiles * 4; ++i) {
                 int const row = first_query + warp_row + 16 * t + lane / 4 + i / 2 % 2 * 8;
                 int const key = first_key + i / 4 * 8 + lane % 4 * 2 + i % 2;
                 float bias = 0.0f;
@@ -174,9 +177,10 @@ struct AttentionBlock {
         }
     }
 
+    template <int kTiles>
     VITC_DEVICE void mask_keys_from(int limit) {
         VITC_UNROLL
-        for (int i = 0; i < kKeyTiles * 4; ++i) {
+        for (int i = 0; i < kTiles * 4; ++i) {
             int const key = i / 4 * 8 + lane % 4 * 2 + i % 2;
             if (key >= limit) {
                 VITC_UNROLL
@@ -193,10 +197,11 @@ struct AttentionBlock {
     // A row that a bias has masked so far has the peak -inf, and -inf - -inf would be NaN.
     static VITC_DEVICE float finite(float peak) { return kHasBias && peak == kNegativeInfinity ? 0.0f : peak; }
 
+    template <int kTiles>
     VITC_DEVICE float tile_peak(int t, int half) const {
         float peak = scores[t][0][2 * half];
         VITC_UNROLL
-        for (int i = 0; i < kKeyTiles; ++i) {
+        for (int i = 0; i < kTiles; ++i) {
             peak = maximum(peak, maximum(scores[t][i][2 * half], scores[t][i][2 * half + 1]));
         }
         peak = maximum(peak, shuffle_xor(peak, 1));
@@ -204,26 +209,27 @@ struct AttentionBlock {
     }
 
     // P in INT8: 255 * 2^(s - the tile's own peak), rounded; then weighted = weighted * decay + (P.V) * share.
+    template <int kTiles>
     VITC_DEVICE void softmax_times_values_int8(uint32_t values) {
         float decay[kWarpTiles][2];
         float share[kWarpTiles][2];
-        uint32_t probabilities[kWarpTiles][kKeyTiles / 4][4];
+        uint32_t probabilities[kWarpTiles][kTiles / 4][4];
         VITC_UNROLL
         for (int t = 0; t < kWarpTiles; ++t) {
             VITC_UNROLL
             for (int half = 0; half < 2; ++half) {
-                float const own = tile_peak(t, half);
+                float const own = tile_peak<kTiles>(t, half);
                 float const before = state.peak[t][half];
                 float const peak = maximum(before, own);
                 decay[t][half] = exp2_approx((before - finite(peak)) * factor());
                 share[t][half] = exp2_approx((own - finite(peak)) * factor());
                 state.peak[t][half] = peak;
-                int const sum = quantize_row(probabilities[t], t, half, finite(own));
+                int const sum = quantize_row<kTiles>(probabilities[t], t, half, finite(own));
                 state.total[t][half] = fused_multiply_add(sum_as_float(sum), share[t][half],
                                                           state.total[t][half] * decay[t][half]);
             }
         }
-        add_values_int8(values, probabilities, decay, share);
+        add_values_int8<kTiles>(values, probabilities, decay, share);
     }
 
     // The integer sum over a row's four threads; below 255 * 128, so exact in FP32.
@@ -235,10 +241,11 @@ struct AttentionBlock {
 
     // P of one row of each 32 keys as two registers of the left operand. Its bytes hold keys 2c, 2c + 1, 2c + 8 and
     // 2c + 9 (c = lane % 4) where the instruction says 4c .. 4c + 3: an order of keys that V is given too.
-    VITC_DEVICE int quantize_row(uint32_t (&row)[kKeyTiles / 4][4], int t, int half, float peak) const {
+    template <int kTiles>
+    VITC_DEVICE int quantize_row(uint32_t (&row)[kTiles / 4][4], int t, int half, float peak) const {
         int sum = 0;
         VITC_UNROLL
-        for (int group = 0; group < kKeyTiles / 4; ++group) {
+        for (int group = 0; group < kTiles / 4; ++group) {
             VITC_UNROLL
             for (int side = 0; side < 2; ++side) {
                 uint32_t bits[4];
@@ -258,7 +265,8 @@ struct AttentionBlock {
         return sum;
     }
 
-    VITC_DEVICE void add_values_int8(uint32_t values, uint32_t const (&probabilities)[kWarpTiles][kKeyTiles / 4][4],
+    template <int kTiles>
+    VITC_DEVICE void add_values_int8(uint32_t values, uint32_t const (&probabilities)[kWarpTiles][kTiles / 4][4],
                                      float const (&decay)[kWarpTiles][2], float const (&share)[kWarpTiles][2]) {
         VITC_UNROLL
         for (int group = 0; group < kDimGroups; ++group) {
@@ -268,7 +276,7 @@ struct AttentionBlock {
                 sums[i / 8][i / 4 % 2][i % 4] = kMagicBits;
             }
             VITC_UNROLL
-            for (int keys = 0; keys < kKeyTiles / 4; ++keys) {
+            for (int keys = 0; keys < kTiles / 4; ++keys) {
                 uint32_t v[4];
                 load_matrix_x4_trans(v, values + Rows::offset(32 * keys + lane, group));
                 // Each register has dims 2n and 2n + 1 (n = lane / 4) of keys 2c and 2c + 1, of 8 keys each.
@@ -291,19 +299,20 @@ struct AttentionBlock {
     }
 
     // P in FP16: 2^(s - the running peak); the sums stay in the tensor core's FP32 accumulators.
+    template <int kTiles>
     VITC_DEVICE void softmax_times_values_half(uint32_t values) {
-        uint32_t probabilities[kWarpTiles][kKeyTiles / 2][4];
+        uint32_t probabilities[kWarpTiles][kTiles / 2][4];
         VITC_UNROLL
         for (int t = 0; t < kWarpTiles; ++t) {
             VITC_UNROLL
             for (int half = 0; half < 2; ++half) {
                 float const before = state.peak[t][half];
-                float const peak = maximum(before, tile_peak(t, half));
+                float const peak = maximum(before, tile_peak<kTiles>(t, half));
                 float const decay = exp2_approx((before - finite(peak)) * factor());
                 state.peak[t][half] = peak;
                 float sum = 0.0f;
                 VITC_UNROLL
-                for (int i = 0; i < kKeyTiles; ++i) {
+                for (int i = 0; i < kTiles; ++i) {
                     float const low = exp2_approx((scores[t][i][2 * half] - finite(peak)) * factor());
                     float const high = exp2_approx((scores[t][i][2 * half + 1] - finite(peak)) * factor());
                     sum += low + high;
@@ -317,9 +326,9 @@ struct AttentionBlock {
             }
         }
         if constexpr (kInput == Element::kInt8) {
-            add_int8_values_half(values, probabilities);
+            add_int8_values_half<kTiles>(values, probabilities);
         } else {
-            add_half_values_half(values, probabilities);
+            add_half_values_half<kTiles>(values, probabilities);
         }
     }
 
@@ -328,13 +337,14 @@ struct AttentionBlock {
         return subtract_half2(permute_bytes(bytes ^ 0x80808080u, 0x64646464u, selector), 0x64806480u);
     }
 
-    VITC_DEVICE void add_int8_values_half(uint32_t values, uint32_t const (&probabilities)[kWarpTiles][kKeyTiles / 2][4]) {
+    template <int kTiles>
+    VITC_DEVICE void add_int8_values_half(uint32_t values, uint32_t const (&probabilities)[kWarpTiles][kTiles / 2][4]) {
         constexpr uint32_t kEvenDim = 0x4240;
         constexpr uint32_t kOddDim = 0x4341;
         VITC_UNROLL
         for (int group = 0; group < kDimGroups; ++group) {
             VITC_UNROLL
-            for (int keys = 0; keys < kKeyTiles / 4; ++keys) {
+            for (int keys = 0; keys < kTiles / 4; ++keys) {
                 uint32_t v[4];
                 load_matrix_x4_trans(v, values + Rows::offset(32 * keys + lane, group));
                 VITC_UNROLL
@@ -353,11 +363,12 @@ struct AttentionBlock {
         }
     }
 
-    VITC_DEVICE void add_half_values_half(uint32_t values, uint32_t const (&probabilities)[kWarpTiles][kKeyTiles / 2][4]) {
+    template <int kTiles>
+    VITC_DEVICE void add_half_values_half(uint32_t values, uint32_t const (&probabilities)[kWarpTiles][kTiles / 2][4]) {
         VITC_UNROLL
         for (int group = 0; group < kDimGroups; ++group) {
             VITC_UNROLL
-            for (int keys = 0; keys < kKeyTiles / 2; ++keys) {
+            for (int keys = 0; keys < kTiles / 2; ++keys) {
                 uint32_t v[4];
                 load_matrix_x4_trans(v, values + Rows::offset(16 * keys + lane % 16, 2 * group + lane / 16));
                 VITC_UNROLL
@@ -369,12 +380,26 @@ struct AttentionBlock {
         }
     }
 
+    template <int kTiles>
     VITC_DEVICE void softmax_times_values(uint32_t values) {
         if constexpr (kIntegerPv) {
-            softmax_times_values_int8(values);
+            softmax_times_values_int8<kTiles>(values);
         } else {
-            softmax_times_values_half(values);
+            softmax_times_values_half<kTiles>(values);
         }
+    }
+
+    // A tile, or as much of it as holds keys: kTiles * 8 of them, the last ones masked where there are fewer.
+    template <int kTiles>
+    VITC_DEVICE void take_keys(int stage, int first_query, int first_key, int64_t bias_offset) {
+        multiply_queries_by_keys<kTiles>(keys_at(stage));
+        if constexpr (kHasBias) {
+            add_bias<kTiles>(first_query, first_key, bias_offset);
+        }
+        if (p.keys - first_key < kTiles * 8) {
+            mask_keys_from<kTiles>(p.keys - first_key);
+        }
+        softmax_times_values<kTiles>(values_at(stage));
     }
 
     // What an accumulator is to be multiplied by: 0 for a row whose keys are all masked, which has no mean.
@@ -487,12 +512,14 @@ struct AttentionBlock {
         char const* const q = start_of(p.q, p.q_strides);
         char const* const k = start_of(p.k, p.kv_strides);
         char const* const v = start_of(p.v, p.kv_strides);
-        int64_t const q_row = p.q_strides.row * kElement;
-        int64_t const kv_row = p.kv_strides.row * kElement;
+        // A row is far below 2 GiB; its products with a row's number are not.
+        int const q_row = static_cast<int>(p.q_strides.row) * kElement;
+        int const kv_row = static_cast<int>(p.kv_strides.row) * kElement;
         int64_t const bias_head = p.bias_heads == 1 ? 0 : head;
         int64_t const bias_offset =
             (batch % p.bias_windows * static_cast<int64_t>(p.bias_heads) + bias_head) * p.queries * p.keys;
 
+        bool const has_rows = first_query + warp_row < p.queries;
         auto const load_stage = [&](int tile) {
             int const first = tile * Config::kKeyRows;
             load_rows<Config::kKeyRows, Config::kRowBytes, Config::kValidRowBytes, Config::kThreads>(
@@ -513,19 +540,20 @@ struct AttentionBlock {
                 load_stage(tile + 1);  // into the stage that the tile before this one has left
             }
             int const first_key = tile * Config::kKeyRows;
-            multiply_queries_by_keys(keys_at(tile % 2));
-            if constexpr (kHasBias) {
-                add_bias(first_query, first_key, bias_offset);
+            if (!has_rows) {
+                // The last block's warps beyond the last query only help to load.
+            } else if (kTailTiles < kKeyTiles && p.keys - first_key <= kTailTiles * 8) {
+                take_keys<kTailTiles>(tile % 2, first_query, first_key, bias_offset);
+            } else {
+                take_keys<kKeyTiles>(tile % 2, first_query, first_key, bias_offset);
             }
-            if (p.keys - first_key < Config::kKeyRows) {
-                mask_keys_from(p.keys - first_key);
-            }
-            softmax_times_values(values_at(tile % 2));
             wait_for_loads();  // the next tile has come, and every warp has left this one
         }
-        stage_output();  // over Q, which is in registers since the first barrier
-        sync_warp();
-        write_output(batch, head, first_query);
+        if (has_rows) {
+            stage_output();  // over Q, which is in registers since the first barrier
+            sync_warp();
+            write_output(batch, head, first_query);
+        }
     }
 };
 

@@ -36,7 +36,7 @@ struct SharedTile {
 // Starts bringing rows [first, first + kRows) of a head into shared memory. Rows from `limit` on, and the bytes that
 // pad a row to whole chunks, become zeros: nothing undefined ever meets the tensor core.
 template <int kRows, int kRowBytes, int kValidBytes, int kThreads>
-VITC_DEVICE void load_rows(uint32_t tile, char const* head, int64_t row_stride_bytes, int first, int limit) {
+VITC_DEVICE void load_rows(uint32_t tile, char const* head, int row_stride_bytes, int first, int limit) {
     constexpr int kPiece = kValidBytes % 16 == 0 ? 16 : 8;
     static_assert(kValidBytes % kPiece == 0, "a head's row must be a multiple of 8 bytes, or its pieces are misaligned");
     constexpr int kPieces = kRowBytes / kPiece;
@@ -50,7 +50,7 @@ VITC_DEVICE void load_rows(uint32_t tile, char const* head, int64_t row_stride_b
         int const row = i / kPieces;
         int const byte = i % kPieces * kPiece;
         bool const valid = first + row < limit && byte < kValidBytes;
-        char const* const source = valid ? head + (first + row) * row_stride_bytes + byte : head;
+        char const* const source = head + static_cast<int64_t>(first + row) * row_stride_bytes + byte;
         uint32_t const target = tile + SharedTile<kRowBytes>::offset(row, byte / kChunk) + byte % kChunk;
         if constexpr (kHasAsyncCopy) {
             copy_async<kPiece>(target, source, valid);

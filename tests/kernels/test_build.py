@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from vitc.errors import BuildError, InputError, MissingDependencyError
-from vitc.kernels import build
+from vitc.kernels import build, sass, toolkit
 from vitc.kernels.tiles import (
     DEFAULT_TILE,
     SHORT_KEY_TILE,
@@ -66,7 +66,7 @@ def test_every_head_dim_without_spills(arch: str, head_dim: int) -> None:
 def test_sass_of_orin_uses_the_tensor_cores_and_no_local_memory(variant: Variant, unit: str) -> None:
     cubin = build.build_cubin(variant, "sm_87")
     build.check_sass(cubin)
-    found = build.opcodes(build.disassemble(cubin))
+    found = sass.opcodes(sass.parse(sass.disassemble(cubin.path)))
     assert any(name.startswith(unit) for name in found)
     assert any(name.startswith("LDGSTS") for name in found)  # asynchronous copies
     assert not any(name.startswith(("LDL", "STL")) for name in found)
@@ -89,11 +89,6 @@ def test_sass_that_lacks_what_it_must_have_is_refused(monkeypatch: pytest.Monkey
     )
     with pytest.raises(BuildError, match="goes through local memory: STL"):
         build.check_sass(cubin)
-
-
-def test_opcodes_are_read_with_and_without_a_predicate() -> None:
-    sass = "  /*0000*/   LDC R1, c[0x0][0x28] ;\n /*0010*/ @!P0 EXIT ;\n /*0020*/ IMMA.16832.S8.S8 R4, R8 ;\n"
-    assert build.opcodes(sass) == {"LDC": 1, "EXIT": 1, "IMMA.16832.S8.S8": 1}
 
 
 def test_spills_are_refused() -> None:
@@ -122,10 +117,11 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="pv='int8' needs INT8 inputs"):
         dataclasses.replace(VIT_INT8, input="fp16")
     monkeypatch.setattr(build, "find_tool", lambda name: None)
+    monkeypatch.setattr(sass, "find_tool", lambda name: None)
     with pytest.raises(MissingDependencyError, match="needs nvcc, which is neither in CUDA_HOME"):
         build.build_cubin(VIT_INT8, "sm_87", cache=tmp_path)
     with pytest.raises(MissingDependencyError, match=r"needs nvdisasm.*pip install 'vitc\[nvcc\]'"):
-        build.disassemble(build.Cubin(VIT_INT8, "sm_87", tmp_path / "x", 1, 0, 0))
+        sass.disassemble(tmp_path / "x")
 
 
 @pytest.mark.skipif(
@@ -133,8 +129,8 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 )
 def test_the_packages_compiler_serves_where_no_toolkit_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_HOME", raising=False)
-    monkeypatch.setattr(build, "SYSTEM_TOOLKIT", tmp_path / "nowhere")
-    monkeypatch.setattr(build.shutil, "which", lambda name: None)
+    monkeypatch.setattr(toolkit, "SYSTEM_TOOLKIT", tmp_path / "nowhere")
+    monkeypatch.setattr(toolkit.shutil, "which", lambda name: None)
     nvcc = build.find_tool("nvcc")
     assert nvcc is not None
     assert "site-packages" in nvcc
@@ -188,8 +184,8 @@ def test_a_tile_that_fits_exists_everywhere() -> None:
 @pytest.mark.parametrize(
     ("changes", "tile", "reason"),
     [
-        ({"queries": 577, "keys": 577}, DEFAULT_TILE, "the default: 120 blocks for 16 multiprocessors"),
-        ({}, SHORT_KEY_TILE, "197 keys are padded to 224, and to 256 in tiles of 64"),
+        ({"queries": 577}, DEFAULT_TILE, "the default: 120 blocks for 16 multiprocessors"),
+        ({}, DEFAULT_TILE, "the default: 48 blocks for 16 multiprocessors"),
         ({"sm_count": 132}, SHORT_QUERY_TILE, "tiles of 64 queries make 48 blocks for 132 multiprocessors"),
         (
             {"arch": "sm_75", "head_dim": 128, "input": "fp16", "output": "fp16"},
@@ -200,7 +196,7 @@ def test_a_tile_that_fits_exists_everywhere() -> None:
 )
 def test_the_choice_of_tile(changes: dict[str, object], tile: Tile, reason: str) -> None:
     vit_b = {"arch": "sm_87", "sm_count": 16, "head_dim": 64, "input": "int8", "output": "int8"}
-    shape = {"queries": 197, "keys": 197, "heads": 12}
+    shape = {"queries": 197, "heads": 12}
     choice = choose_tile(**{**vit_b, **shape, **changes})  # type: ignore[arg-type]
     assert (choice.tile, choice.reason) == (tile, reason)
 

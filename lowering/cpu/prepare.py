@@ -39,10 +39,14 @@ class Prepared:
 @contextmanager
 def prepared(model: Path | bytes, engine: str) -> Iterator[Prepared]:
     """The model for `engine`; a file it needs is there as long as the context is open."""
-    proto = _load(model)
-    initializers = {tensor.name for tensor in proto.graph.initializer}
-    inputs = tuple(_port(value) for value in proto.graph.input if value.name not in initializers)
-    outputs = tuple(_port(value) for value in proto.graph.output)
+    with prepared_proto(load(model), engine) as ready:
+        yield ready
+
+
+@contextmanager
+def prepared_proto(proto: onnx.ModelProto, engine: str) -> Iterator[Prepared]:
+    """As `prepared`, for a model in memory, which may be changed."""
+    inputs, outputs = ports(proto)
     proto = prepare(proto, engine)
     if _weights(proto) < _PROTOBUF_LIMIT:
         yield Prepared(proto.SerializeToString(), inputs, outputs)
@@ -81,7 +85,8 @@ def prepare(proto: onnx.ModelProto, engine: str) -> onnx.ModelProto:
     return proto
 
 
-def _load(model: Path | bytes) -> onnx.ModelProto:
+def load(model: Path | bytes) -> onnx.ModelProto:
+    """The model, with its external data. Raises BuildError, MissingDependencyError."""
     try:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
@@ -98,6 +103,13 @@ def _load(model: Path | bytes) -> onnx.ModelProto:
 
 def _weights(proto: onnx.ModelProto) -> int:
     return sum(len(tensor.raw_data) for tensor in proto.graph.initializer)
+
+
+def ports(proto: onnx.ModelProto) -> tuple[tuple[Port, ...], tuple[Port, ...]]:
+    """The graph's inputs and outputs."""
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    inputs = tuple(_port(value) for value in proto.graph.input if value.name not in initializers)
+    return inputs, tuple(_port(value) for value in proto.graph.output)
 
 
 def _port(value: onnx.ValueInfoProto) -> Port:

@@ -1,0 +1,144 @@
+"""The engine: a library engine up to the first block, vitc's own kernels through the blocks, and the library again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from vitc.errors import InputError, InternalError
+from vitc.lowering.cpu.engine import Array, Engine, Port, no_longer_open
+from vitc.lowering.cpu.native.library import load
+from vitc.lowering.cpu.native.match import Trunk, Unsuitable, match
+from vitc.lowering.cpu.native.tape import BufferRow, Step, aligned, write_tape
+
+# Images go through the blocks in chunks of about this many tokens: their activations stay in the cores' own caches,
+# and the weights, which stream past once a chunk, are used often enough.
+_CHUNK_TOKENS = 256
+
+OpenHost = Callable[[onnx.ModelProto], Engine]
+
+
+class NativeEngine:
+    """INT8 on AVX512-VNNI. `open_host` gives the engine for what is not a block: patch embedding, pooling, head."""
+
+    name = "native"
+
+    def __init__(
+        self, proto: onnx.ModelProto, open_host: OpenHost, threads: int | None = None, portable: bool = False
+    ) -> None:
+        """Raises Unsuitable where the graph is not a run of quantised blocks; BuildError, MissingDependencyError."""
+        from vitc.lowering.cpu.prepare import ports
+
+        trunk = match(proto.graph)
+        self.inputs, self.outputs = ports(proto)
+        before = _part(proto, trunk.before, _handed_on(trunk))
+        _check_rank(before, trunk)
+        made_after = {name for node in trunk.after for name in node.output}
+        after = _part(proto, trunk.after, [port.name for port in self.outputs if port.name in made_after])
+        self._library = load(portable)
+        self._tape = write_tape(trunk)
+        self._trunk = trunk
+        if ctypes.sizeof(Step) != self._library.vitc_step_bytes():
+            raise InternalError("struct Step differs between tape.py and engine.cpp")
+        steps = (Step * len(self._tape.steps))(*self._tape.steps)
+        self._threads = threads or len(os.sched_getaffinity(0))
+        self._runner: int | None = self._library.vitc_open(steps, len(steps), self._threads)
+        self._before = open_host(before) if before.graph.node else None
+        self._after = open_host(after) if after.graph.node else None
+        host = self._before or self._after
+        self.version = "portable" if portable else "avx512_vnni"
+        if host is not None:
+            self.version += f", {host.name} {host.version} around the blocks"
+        self._lock = threading.Lock()
+        self._real: dict[int, Array] = {}
+        self._bytes: dict[int, Array] = {}
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._runner is None:
+            raise InputError(no_longer_open(self.name))
+        values = dict(feeds)
+        if self._before is not None:
+            values |= self._before.run({port.name: feeds[port.name] for port in self._before.inputs})
+        with self._lock:  # one inference at a time has all threads and the buffers
+            values |= self._run_blocks(values)
+            if self._after is not None:
+                values |= self._after.run({port.name: values[port.name] for port in self._after.inputs})
+        return {port.name: values[port.name] for port in self.outputs}
+
+    def _run_blocks(self, values: Mapping[str, Array]) -> dict[str, Array]:
+        images, tokens = values[self._trunk.inputs[0]].shape[:2]
+        chunk = min(images, max(1, _CHUNK_TOKENS // tokens))
+        rows = (BufferRow * len(self._tape.buffers))()
+        for i, buffer in enumerate(self._tape.buffers):
+            store, size = (self._real, images) if buffer.real else (self._bytes, chunk)
+            shape = (size, tokens, buffer.width)
+            if i not in store or store[i].shape != shape:
+                store[i] = aligned(shape, np.float32 if buffer.real else np.uint8)
+            rows[i] = BufferRow(store[i].ctypes.data, buffer.row_bytes, int(buffer.real))
+        for name in self._trunk.inputs:
+            target = self._real[self._tape.buffer_of[name]]
+            if values[name].shape != target.shape:
+                raise InputError(f"{name!r} has shape {values[name].shape} before the blocks, where {target.shape} is needed")
+            np.copyto(target, values[name])
+        self._library.vitc_run(self._runner, rows, images, tokens, chunk)
+        outputs = {name: self._real[self._tape.buffer_of[name]] for name in self._trunk.outputs}
+        given = {port.name for port in self.outputs}
+        return {name: value.copy() if name in given else value for name, value in outputs.items()}
+
+    def close(self) -> None:
+        runner, self._runner = self._runner, None
+        if runner is None:
+            return
+        with self._lock:
+            self._library.vitc_close(runner)
+        for host in (self._before, self._after):
+            if host is not None:
+                host.close()
+
+    def __del__(self) -> None:
+        if getattr(self, "_runner", None) is not None:
+            self.close()
+
+
+def _handed_on(trunk: Trunk) -> list[str]:
+    """What the part before must give: the trunk's inputs, and what the part behind reads of it."""
+    made = {name for node in trunk.before for name in node.output}
+    read = [*trunk.inputs, *(name for node in trunk.after for name in node.input)]
+    return [name for name in dict.fromkeys(read) if name in made]
+
+
+def _part(proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], outputs: Sequence[str]) -> onnx.ModelProto:
+    """A model of some nodes. Inputs that are not the graph's own are FP32 [?, ?, ?]."""
+    graph = proto.graph
+    made = {name for node in nodes for name in node.output}
+    read = dict.fromkeys(name for node in nodes for name in node.input if name and name not in made)
+    initializers = [tensor for tensor in graph.initializer if tensor.name in read]
+    known = {value.name: value for value in (*graph.input, *graph.output)}
+    constant = {tensor.name for tensor in initializers}
+
+    def value(name: str, rank: int | None) -> onnx.ValueInfoProto:
+        shape = None if rank is None else [f"{name}/{i}" for i in range(rank)]
+        return known.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+
+    part = helper.make_graph(
+        nodes, f"{graph.name}_part", [value(n, 3) for n in read if n not in constant], [value(n, None) for n in outputs], initializers
+    )
+    model = helper.make_model(part, opset_imports=proto.opset_import, functions=proto.functions)
+    model.ir_version = proto.ir_version
+    return model
+
+
+def _check_rank(before: onnx.ModelProto, trunk: Trunk) -> None:
+    inferred = onnx.shape_inference.infer_shapes(before)
+    shapes = {v.name: v.type.tensor_type for v in (*inferred.graph.output, *inferred.graph.input)}
+    for name in trunk.inputs:
+        found = shapes.get(name)
+        if found is not None and found.HasField("shape") and len(found.shape.dim) != 3:
+            raise Unsuitable(f"{name!r} enters the blocks with rank {len(found.shape.dim)}, not [batch, tokens, width]")
+

@@ -1,0 +1,256 @@
+"""The run of transformer blocks in a quantised ONNX graph: LayerNorm, INT8 linears and INT8 attention, joined to steps.
+
+Reads vitc's own ONNX (FP32 by now, `vitc::VitAttention` still a node). What stands before the run and behind it is
+left to another engine; a graph where something else stands in between is refused with the node's name.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import helper
+
+from vitc.lowering.cpu.graph import GraphIndex
+
+Floats = npt.NDArray[np.float32]
+
+
+class Unsuitable(Exception):
+    """The graph is not one this engine runs. The message says why."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """LayerNormalization that leaves quantised: FP32 [B, N, C] -> INT8."""
+
+    input: str
+    output: str
+    weight: Floats
+    bias: Floats
+    epsilon: float
+    step: float
+
+
+@dataclass(frozen=True)
+class Linear:
+    """INT8 [B, N, K] x INT8 [K, N'] with what follows it: `scale` is input step x weight step x layer scale, [N'].
+
+    The output is FP32, added to `residual` if there is one, or, with a `step`, INT8 after the `activation`.
+    """
+
+    input: str
+    output: str
+    weight: npt.NDArray[np.int8]
+    scale: Floats
+    bias: Floats
+    residual: str | None
+    activation: str | None
+    step: float | None
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Packed INT8 [B, N, 3HD] -> INT8 [B, N, HD]."""
+
+    input: str
+    output: str
+    heads: int
+    head_dim: int
+    score_scale: float
+    value_scale: float
+
+
+Block = Norm | Linear | Attention
+
+
+@dataclass(frozen=True)
+class Trunk:
+    """The blocks in order, and the graph's nodes before and behind them. `inputs` and `outputs` are FP32 tensors."""
+
+    blocks: tuple[Block, ...]
+    before: tuple[onnx.NodeProto, ...]
+    after: tuple[onnx.NodeProto, ...]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def has_int8(graph: onnx.GraphProto) -> bool:
+    return any(node.op_type == "QuantizeLinear" for node in graph.node)
+
+
+def match(graph: onnx.GraphProto) -> Trunk:
+    """The trunk of a graph. Raises Unsuitable."""
+    matcher = _Matcher(graph)
+    blocks: list[Block] = []
+    for node in graph.node:
+        block = matcher.block(node)
+        if block is not None:
+            blocks.append(block)
+    if not any(isinstance(b, Linear) for b in blocks):
+        raise Unsuitable("the graph has no INT8 linear layer")
+    return _cut(graph, matcher, blocks)
+
+
+def _cut(graph: onnx.GraphProto, matcher: _Matcher, blocks: list[Block]) -> Trunk:
+    made = {b.output for b in blocks}
+    integers = {b.output for b in blocks if not isinstance(b, Linear) or b.step is not None}
+    behind = set(made)
+    before, after = [], []
+    for node in graph.node:
+        if id(node) in matcher.covered:
+            continue
+        if any(name in behind for name in node.input):
+            after.append(node)
+            behind.update(node.output)
+        else:
+            before.append(node)
+    late = {name: node for node in after for name in node.output}
+    inputs: list[str] = []
+    for block in blocks:
+        for name in (block.input, block.residual if isinstance(block, Linear) else None):
+            if name is None or name in made:
+                continue
+            if name in late:
+                raise Unsuitable(f"{late[name].op_type} {late[name].name or name!r} stands between the blocks")
+            if name == block.input and not isinstance(block, Norm):
+                raise Unsuitable(f"{name!r} is quantised by itself, not behind a LayerNorm, linear or attention")
+            inputs.append(name)
+    read = {name for node in after for name in node.input} | matcher.index.outputs
+    for name in integers & read:
+        raise Unsuitable(f"the integers {name!r} are read outside the blocks")
+    outputs = [b.output for b in blocks if b.output in read]
+    return Trunk(tuple(blocks), tuple(before), tuple(after), tuple(dict.fromkeys(inputs)), tuple(outputs))
+
+
+class _Matcher:
+    def __init__(self, graph: onnx.GraphProto) -> None:
+        self.index = GraphIndex(graph)
+        self.covered: set[int] = set()  # ids of the nodes that the blocks replace
+
+    def block(self, node: onnx.NodeProto) -> Block | None:
+        """The block this node is the head of, if it is one."""
+        if node.op_type == "LayerNormalization":
+            return self._norm(node)
+        if node.op_type == "MatMul":
+            return self._linear(node)
+        if node.op_type == "VitAttention":
+            return self._attention(node)
+        return None
+
+    def _norm(self, node: onnx.NodeProto) -> Norm | None:
+        quantize = self._sole_reader(node.output[0])
+        step = self._step(quantize) if quantize is not None and quantize.op_type == "QuantizeLinear" else None
+        fields = _attributes(node)
+        if quantize is None or step is None or fields.get("axis", -1) != -1:
+            return None
+        weight = self._floats(node.input[1])
+        if weight is None or weight.size % 16:
+            return None
+        bias = self._floats(node.input[2]) if len(node.input) > 2 and node.input[2] else np.zeros_like(weight)
+        if bias is None:
+            return None
+        self._cover(node, quantize)
+        return Norm(node.input[0], quantize.output[0], weight, bias, float(fields.get("epsilon", 1e-5)), step)
+
+    def _linear(self, node: onnx.NodeProto) -> Linear | None:
+        x, w = (self.index.producer.get(name) for name in node.input)
+        if x is None or w is None or x.op_type != "DequantizeLinear" or w.op_type != "DequantizeLinear":
+            return None
+        weight, steps = self.index.constant(w.input[0]), self._floats(w.input[1])
+        x_step = self._step(x)
+        if weight is None or weight.dtype != np.int8 or weight.ndim != 2 or steps is None or x_step is None or self._offset(w):
+            return None
+        if steps.size > 1 and _attributes(w).get("axis", 1) != 1:
+            return None
+        k, n = weight.shape
+        if k % 4 or n % 16:
+            raise Unsuitable(f"{node.name or node.output[0]!r} is {k} x {n}: rows in fours and columns in sixteens are packed")
+        nodes = [node]
+        scale = np.broadcast_to(steps * np.float32(x_step), (n,)).copy()
+        bias = np.zeros(n, np.float32)
+        at = node.output[0]
+        follower = self._sole_reader(at)
+        if follower is not None and follower.op_type == "Add" and (term := self._row(follower, at, n)) is not None:
+            bias, at = term, follower.output[0]
+            nodes.append(follower)
+            follower = self._sole_reader(at)
+        if follower is not None and follower.op_type == "Mul" and (factor := self._row(follower, at, n)) is not None:
+            scale, bias, at = scale * factor, bias * factor, follower.output[0]
+            nodes.append(follower)
+            follower = self._sole_reader(at)
+        residual = activation = step = None
+        if follower is not None and follower.op_type == "Add":
+            other = next((name for name in follower.input if name != at), at)
+            if other not in self.index.initializers and other != at:
+                residual, at = other, follower.output[0]
+                nodes.append(follower)
+        elif follower is not None:
+            if follower.op_type == "Gelu":
+                gelu, follower = follower, self._sole_reader(follower.output[0])
+                if follower is not None and follower.op_type == "QuantizeLinear":
+                    approximate = _attributes(gelu).get("approximate", b"none").decode()
+                    activation = "gelu" if approximate == "none" else f"gelu_{approximate}"
+                    nodes.append(gelu)
+            if follower is not None and follower.op_type == "QuantizeLinear" and (step := self._step(follower)) is not None:
+                at = follower.output[0]
+                nodes.append(follower)
+        self._cover(*nodes)
+        self._cover_dequantize(x)
+        self._cover_dequantize(w)
+        return Linear(x.input[0], at, weight, scale, bias, residual, activation, step)
+
+    def _attention(self, node: onnx.NodeProto) -> Attention:
+        fields = _attributes(node)
+        steps = [float(fields[f"{part}_scale"]) for part in ("q", "k", "v", "out")]
+        name = node.name or node.output[0]
+        if fields["layout"] != b"packed" or fields["has_bias"] or min(steps) <= 0 or fields["pv"] != b"int8":
+            raise Unsuitable(f"attention {name!r} is not packed INT8 in and out without a bias")
+        if fields["head_dim"] % 16:
+            raise Unsuitable(f"attention {name!r} has heads of {fields['head_dim']}; multiples of 16 are packed")
+        self._cover(node)
+        q, k, v, out = steps
+        return Attention(
+            node.input[0], node.output[0], int(fields["num_heads"]), int(fields["head_dim"]),
+            float(fields["scale"]) * q * k, v / out,
+        )  # fmt: skip
+
+    def _sole_reader(self, name: str) -> onnx.NodeProto | None:
+        readers = self.index.readers[name]
+        return readers[0] if len(readers) == 1 and name not in self.index.outputs else None
+
+    def _floats(self, name: str) -> Floats | None:
+        value = self.index.constant(name)
+        return None if value is None or value.dtype != np.float32 else value.astype(np.float32)
+
+    def _row(self, node: onnx.NodeProto, at: str, n: int) -> Floats | None:
+        """The other operand of an Add or Mul, if it is a constant along the columns; [n]."""
+        value = self._floats(next((name for name in node.input if name != at), at))
+        if value is None or value.size not in (1, n) or (value.size == n and value.shape[-1] != n):
+            return None
+        return np.broadcast_to(value.reshape(-1), (n,)).copy()
+
+    def _step(self, node: onnx.NodeProto) -> float | None:
+        """The one step of a symmetric INT8 Q or DQ node."""
+        step = self._floats(node.input[1])
+        return None if step is None or step.size != 1 or self._offset(node) else float(step.reshape(()))
+
+    def _offset(self, node: onnx.NodeProto) -> bool:
+        """Whether a Q or DQ node has a zero point other than 0 of INT8."""
+        if len(node.input) < 3 or not node.input[2]:
+            return node.op_type == "QuantizeLinear"  # its default is u8
+        zero = self.index.constant(node.input[2])
+        return zero is None or zero.dtype != np.int8 or bool(zero.any())
+
+    def _cover(self, *nodes: onnx.NodeProto) -> None:
+        self.covered.update(id(node) for node in nodes)
+
+    def _cover_dequantize(self, node: onnx.NodeProto) -> None:
+        if all(id(reader) in self.covered for reader in self.index.readers[node.output[0]]):
+            self._cover(node)
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

@@ -1,0 +1,235 @@
+"""The blocks as the steps of csrc/engine.cpp: weights packed, scales folded, buffers given out."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from vitc.lowering.cpu.native.match import Attention, Block, Linear, Norm, Trunk
+
+PANEL = 32
+_REAL, _ADD_TO, _QUANTISED, _ACTIVATED = range(4)
+_NORM, _LINEAR, _ATTENTION, _COPY = range(4)
+
+
+class _Activation(ctypes.Structure):
+    _fields_ = [("segments_per_unit", ctypes.c_float), ("last", ctypes.c_float), ("cubic", ctypes.c_float * 32 * 4)]
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("panels", "start", "scale", "bias")],
+        ("k", ctypes.c_int32), ("n", ctypes.c_int32),
+    ]  # fmt: skip
+
+
+class _LayerNorm(ctypes.Structure):
+    _fields_ = [
+        ("gain", ctypes.c_void_p), ("shift", ctypes.c_void_p), ("epsilon", ctypes.c_float), ("width", ctypes.c_int32)
+    ]  # fmt: skip
+
+
+class _Attention(ctypes.Structure):
+    _fields_ = [
+        ("heads", ctypes.c_int32), ("head_dim", ctypes.c_int32),
+        ("score_scale", ctypes.c_float), ("value_scale", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class Step(ctypes.Structure):
+    """struct Step of csrc/engine.cpp."""
+
+    _fields_ = [
+        *[(name, ctypes.c_int32) for name in ("kind", "leave", "input", "output", "in_width", "out_width")],
+        ("weights", _Weights), ("norm", _LayerNorm), ("attention", _Attention),
+        ("activation", ctypes.c_void_p), ("inverse_step", ctypes.c_float),
+    ]  # fmt: skip
+
+
+class BufferRow(ctypes.Structure):
+    """struct Buffer of csrc/engine.cpp."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("row_bytes", ctypes.c_int32), ("whole_batch", ctypes.c_int32)]
+
+
+@dataclass(frozen=True)
+class Buffer:
+    """[tokens, width] of FP32 for the whole batch, or of bytes for one chunk of images."""
+
+    width: int
+    real: bool
+
+    @property
+    def row_bytes(self) -> int:
+        return self.width * (4 if self.real else 1)
+
+
+@dataclass
+class Tape:
+    """Steps and buffers; `buffer_of` says where the trunk's FP32 inputs and outputs lie."""
+
+    steps: list[Step] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    buffer_of: dict[str, int] = field(default_factory=dict)
+    keep: list[object] = field(default_factory=list)  # what the steps point into
+
+    def pointer(self, value: npt.NDArray[np.generic]) -> int:
+        array = aligned(value.shape, value.dtype)
+        array[...] = value
+        self.keep.append(array)
+        return array.ctypes.data
+
+
+def aligned(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    """An uninitialised array that begins on a cache line."""
+    bytes_ = math.prod(shape) * np.dtype(dtype).itemsize
+    raw = np.empty(bytes_ + 64, np.uint8)
+    start = -raw.ctypes.data % 64
+    return raw[start : start + bytes_].view(dtype).reshape(shape)
+
+
+def write_tape(trunk: Trunk) -> Tape:
+    """A trunk as a tape. FP32 tensors are added to in place where nobody reads them later."""
+    tape = Tape()
+    last_read = _last_reads(trunk)
+    free: list[int] = []
+    activations: dict[str, int] = {}
+    widths = {name: _input_width(trunk, name) for name in trunk.inputs}
+    for name, width in widths.items():
+        tape.buffer_of[name] = _new(tape, width, real=True)
+    for i, block in enumerate(trunk.blocks):
+        if isinstance(block, Linear) and block.residual is not None:
+            _place_residual(tape, block, block.residual, in_place=last_read[block.residual] == i)
+        else:
+            width, real = _output(block)
+            tape.buffer_of[block.output] = _reused(tape, free, width) if not real else _new(tape, width, real=True)
+        tape.steps.append(_step(tape, block, activations))
+        source = tape.buffer_of[block.input]
+        if last_read[block.input] == i and not tape.buffers[source].real:
+            free.append(source)
+    return tape
+
+
+def _last_reads(trunk: Trunk) -> dict[str, int]:
+    reads: dict[str, int] = {}
+    for i, block in enumerate(trunk.blocks):
+        reads[block.input] = i
+        if isinstance(block, Linear) and block.residual is not None:
+            reads[block.residual] = i
+    outside = {name for node in trunk.after for name in node.input} | set(trunk.outputs)
+    return reads | {name: len(trunk.blocks) for name in outside}
+
+
+def _input_width(trunk: Trunk, name: str) -> int:
+    for block in trunk.blocks:
+        if isinstance(block, Norm) and block.input == name:
+            return int(block.weight.size)
+        if isinstance(block, Linear) and block.residual == name:
+            return int(block.weight.shape[1])
+    raise AssertionError(name)  # an input of the trunk is read by one of these two
+
+
+def _output(block: Block) -> tuple[int, bool]:
+    if isinstance(block, Norm):
+        return int(block.weight.size), False
+    if isinstance(block, Attention):
+        return block.heads * block.head_dim, False
+    return int(block.weight.shape[1]), block.step is None
+
+
+def _new(tape: Tape, width: int, real: bool) -> int:
+    tape.buffers.append(Buffer(width, real))
+    return len(tape.buffers) - 1
+
+
+def _reused(tape: Tape, free: list[int], width: int) -> int:
+    for buffer in free:
+        if tape.buffers[buffer].width == width:
+            free.remove(buffer)
+            return buffer
+    return _new(tape, width, real=False)
+
+
+def _place_residual(tape: Tape, block: Linear, residual: str, in_place: bool) -> None:
+    source = tape.buffer_of[residual]
+    if not in_place:
+        width = tape.buffers[source].width
+        copy = _new(tape, width, real=True)
+        tape.steps.append(Step(kind=_COPY, input=source, output=copy, in_width=width, out_width=width))
+        source = copy
+    tape.buffer_of[block.output] = source
+
+
+def _step(tape: Tape, block: Block, activations: dict[str, int]) -> Step:
+    source, target = tape.buffer_of[block.input], tape.buffer_of[block.output]
+    step = Step(
+        input=source, output=target, in_width=tape.buffers[source].width, out_width=tape.buffers[target].width
+    )
+    if isinstance(block, Norm):
+        step.kind = _NORM
+        gain, shift = block.weight / np.float32(block.step), block.bias / np.float32(block.step)
+        step.norm = _LayerNorm(tape.pointer(gain), tape.pointer(shift), block.epsilon, block.weight.size)
+    elif isinstance(block, Attention):
+        step.kind = _ATTENTION
+        step.attention = _Attention(block.heads, block.head_dim, block.score_scale * math.log2(math.e), block.value_scale)
+    else:
+        step.kind = _LINEAR
+        _write_linear(tape, step, block, activations)
+    return step
+
+
+def _write_linear(tape: Tape, step: Step, block: Linear, activations: dict[str, int]) -> None:
+    scale, bias = block.scale, block.bias
+    if block.step is None:
+        step.leave = _REAL if block.residual is None else _ADD_TO
+    elif block.activation is None:
+        step.leave = _QUANTISED
+        scale, bias = scale / np.float32(block.step), bias / np.float32(block.step)
+    else:
+        step.leave = _ACTIVATED
+        step.inverse_step = 1 / block.step
+        if block.activation not in activations:
+            table = activation_table(block.activation)
+            tape.keep.append(table)
+            activations[block.activation] = ctypes.addressof(table)
+        step.activation = activations[block.activation]
+    k, n = block.weight.shape
+    start = -128 * block.weight.sum(0, dtype=np.int32)
+    columns = [tape.pointer(_padded(value)) for value in (start, scale, bias)]
+    step.weights = _Weights(tape.pointer(pack(block.weight)), *columns, k, n)
+
+
+def _padded(row: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:
+    return np.pad(row, (0, -row.size % PANEL))
+
+
+def pack(weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """[K, N] -> panels [N/32][K/4][32][4], the last one filled up with zeros."""
+    k, n = weight.shape
+    padded = np.pad(weight, ((0, 0), (0, -n % PANEL)))
+    return np.ascontiguousarray(padded.reshape(k // 4, 4, -1, PANEL).transpose(2, 0, 3, 1))
+
+
+#: Name -> (g with x * g(x) the activation, where g - 1/2 is as good as 1/2).
+_GATES: dict[str, tuple[Callable[[float], float], float]] = {
+    "gelu": (lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))), 6.0),
+    "gelu_tanh": (lambda x: 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), 6.0),
+}
+
+
+def activation_table(name: str) -> _Activation:
+    """g(x) - 1/2 on [0, reach) as 32 cubics, through the Chebyshev nodes of each segment."""
+    gate, reach = _GATES[name]
+    nodes = 0.5 - 0.5 * np.cos(np.pi * (np.arange(4) + 0.5) / 4)
+    powers = np.vander(nodes, 4, increasing=True)
+    table = _Activation(segments_per_unit=32 / reach, last=np.nextafter(np.float32(32), np.float32(0)))
+    for segment in range(32):
+        values = [gate((segment + d) * reach / 32) - 0.5 for d in nodes]
+        for power, coefficient in enumerate(np.linalg.solve(powers, np.array(values))):
+            table.cubic[power][segment] = coefficient
+    return table

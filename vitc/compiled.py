@@ -47,7 +47,7 @@ class CompiledModel:
         """Opens this machine's engine for a plan."""
         engine = _open(plan.onnx)
         target = plan.program.target
-        label = f"{engine.name} {engine.version}"
+        label = f"{engine.name} {engine.version}" + (f" ({engine.remark})" if engine.remark else "")
         if target.kind != "cpu":
             label += f": the same graph here; the engine for {target.name} is built by the bundle's build.sh on the device"
         report = replace(plan.report, engine=label)

@@ -18,6 +18,7 @@ from vitc.capture import capture
 from vitc.compiled import CompiledModel
 from vitc.cost import predict
 from vitc.errors import CalibrationError, InputError
+from vitc.lowering.cpu import native_refusal
 from vitc.lowering.lint import LintReport, lint
 from vitc.lowering.onnx.model import OnnxModel, lower
 from vitc.lowering.substitution import Match, match
@@ -59,12 +60,14 @@ CANONICAL = (
 )
 
 
-def default_pipeline(target: Target, int8: bool, prune: Prune | None = None) -> tuple[Pass, ...]:
-    """The passes for a target. Exact up to FP16 unless `int8` or `prune`."""
+def default_pipeline(
+    target: Target, int8: bool, prune: Prune | None = None, int8_attention: bool | None = None
+) -> tuple[Pass, ...]:
+    """The passes for a target. Exact up to FP16 unless `int8` or `prune`. `int8_attention` None: not on a CPU."""
     names = ["tile-attention"]
     if int8:
-        # A CPU engine has no INT8 attention: its border stays in floating point there.
-        border = "{attention=false}" if target.kind == "cpu" else ""
+        # The library engines of a CPU have no INT8 attention: its border stays in floating point there.
+        border = "" if int8_attention or (int8_attention is None and target.kind != "cpu") else "{attention=false}"
         names.append(f"smooth-activations{border}")  # before the ranges are measured: it changes them
         names.append(f"quantize-int8{border}")
     if target.default_precision == "fp16":
@@ -237,6 +240,11 @@ def _plan(
         if program.journal:  # pruned already
             done = parse_pipeline(",".join(entry.pass_text for entry in program.journal))
             passes = (*done, *passes[len(CANONICAL) :])
+        if int8 and program.target.kind == "cpu" and native_refusal() is None:
+            tiled = next(i for i, step in enumerate(passes) if step.name == "tile-attention") + 1
+            program = run_pipeline(program, passes[len(program.journal) : tiled], instruments)
+            if _native_attention(program):
+                passes = (*passes[:tiled], *default_pipeline(program.target, int8, int8_attention=True)[len(CANONICAL) + 1 :])
     else:
         passes = parse_pipeline(pipeline) if isinstance(pipeline, str) else tuple(pipeline)
     if calibration is not None:
@@ -249,6 +257,12 @@ def _plan(
     substitute(model.proto, matches)
     report = _report(original, after, passes, matches, int8)
     return Plan(original, after, model, replace(report, lint=lint(model.proto, after.target).line()))
+
+
+def _native_attention(program: Program) -> bool:
+    """Whether the native CPU engine has the form of every attention: packed, no bias, heads in sixteens."""
+    nodes = [n for n in program.graph.nodes if n.target is torch.ops.vitc.attention.default]
+    return all(n.args[7] == "packed" and n.args[3] is None and n.args[5] % 16 == 0 for n in nodes)
 
 
 def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match], int8: bool) -> Report:

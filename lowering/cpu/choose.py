@@ -7,15 +7,22 @@ import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from vitc.errors import MissingDependencyError, VitcError, unknown
+from vitc.errors import BuildError, MissingDependencyError, VitcError, unknown
 from vitc.lowering.cpu.engine import Array, Engine
-from vitc.lowering.cpu.machine import int8_dot
+from vitc.lowering.cpu.machine import cpu_flags, int8_dot
+from vitc.lowering.cpu.native.library import unavailable
 from vitc.lowering.cpu.onnxruntime_engine import OnnxRuntimeEngine
 from vitc.lowering.cpu.openvino_engine import OpenVinoEngine
-from vitc.lowering.cpu.prepare import Prepared, prepared
+from vitc.lowering.cpu.prepare import Prepared, load, prepared_proto
 
+if TYPE_CHECKING:
+    import onnx
+
+#: The libraries, which take any model. `native`, vitc's own, takes INT8 models on AVX512-VNNI.
 ENGINES = ("onnxruntime", "openvino")
+NATIVE = "native"
 
 _CLASSES: dict[str, Callable[[Prepared, int | None], Engine]] = {
     "onnxruntime": OnnxRuntimeEngine,
@@ -50,12 +57,29 @@ def preferred() -> str:
     )
 
 
+def native_refusal(proto: onnx.ModelProto | None = None) -> str | None:
+    """Why `auto` does not run INT8 models (or this one, FP32 but for its integers) on the native engine here; None: it does."""
+    reason = unavailable()
+    if reason is None and "amx_int8" in cpu_flags():
+        reason = "this processor has AMX, whose INT8 product is faster than VNNI's, and OpenVINO uses it"
+    if reason is not None or proto is None:
+        return reason
+    from vitc.lowering.cpu.native.match import Unsuitable, match
+
+    try:
+        match(proto.graph)
+    except Unsuitable as error:
+        return str(error)
+    return None
+
+
 def open_engine(model: Path | str | bytes, engine: str = "auto", threads: int | None = None) -> Engine:
     """An engine for an ONNX model, given by path or bytes (over 2 GB: by path, with its external data
     beside it).
 
     Args:
-        engine: `onnxruntime`, `openvino`, or `auto`: see `preferred`.
+        engine: `onnxruntime`, `openvino`, `native`, or `auto`: native where it takes the model, else see
+            `preferred`; the engine's `remark` says why not native.
         threads: how many to compute with; None: what the engine takes by default, all cores.
 
     Raises:
@@ -65,18 +89,48 @@ def open_engine(model: Path | str | bytes, engine: str = "auto", threads: int | 
     """
     if threads is not None and threads < 1:
         raise VitcError(f"an engine needs at least 1 thread, got {threads}; None takes all cores")
-    if engine != "auto" and engine not in ENGINES:
-        raise VitcError(unknown("CPU engine", engine, (*ENGINES, "auto")))
-    name = preferred() if engine == "auto" else engine
-    source = model if isinstance(model, bytes) else Path(model)
-    with prepared(source, name) as ready:
+    if engine not in (*ENGINES, NATIVE, "auto"):
+        raise VitcError(unknown("CPU engine", engine, (*ENGINES, NATIVE, "auto")))
+    library = engine if engine in ENGINES else preferred()
+    proto = load(model if isinstance(model, bytes) else Path(model))
+    if engine == NATIVE:
+        return _open_native(proto, library, threads)
+    remark = ""
+    if engine == "auto" and any(node.op_type == "QuantizeLinear" for node in proto.graph.node):
+        try:
+            if (refusal := native_refusal()) is None:
+                return _open_native(proto, library, threads)
+        except BuildError as error:
+            refusal = str(error)
+        remark = f"not the native engine: {refusal}"
+    opened = _open_library(proto, library, threads)
+    opened.remark = remark
+    return opened
+
+
+def _open_library(proto: onnx.ModelProto, name: str, threads: int | None) -> Engine:
+    with prepared_proto(proto, name) as ready:
         return _CLASSES[name](ready, threads)
+
+
+def _open_native(proto: onnx.ModelProto, library: str, threads: int | None) -> Engine:
+    from vitc.lowering.cpu.native.engine import NativeEngine
+    from vitc.lowering.cpu.native.match import Unsuitable
+    from vitc.lowering.cpu.precision import widen
+
+    if (reason := unavailable()) is not None:
+        raise MissingDependencyError(f"the engine 'native' can't be used here: {reason}")
+    widen(proto)
+    try:
+        return NativeEngine(proto, lambda part: _open_library(part, library, threads), threads)
+    except Unsuitable as error:
+        raise BuildError(f"the engine 'native' does not take the model: {error}; 'openvino' and 'onnxruntime' do") from error
 
 
 def rank_engines(
     model: Path | str | bytes, feeds: Mapping[str, Array], threads: int | None = None, rounds: int = 5
 ) -> dict[str, float]:
-    """Seconds for one inference on each engine installed here, fastest first.
+    """Seconds for one inference on each library engine installed here, fastest first.
 
     The engines take turns, so that what else the machine does falls on all alike; the figure is the least of
     `rounds` turns, each preceded by a call that is not counted.

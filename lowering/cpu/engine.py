@@ -27,9 +27,12 @@ class Engine(Protocol):
     are new arrays, never views of the engine's own memory.
     """
 
+    remark: str
+    """Why it is not a faster engine; empty where there is nothing to say."""
+
     @property
     def name(self) -> str:
-        """`onnxruntime` or `openvino`."""
+        """`onnxruntime`, `openvino` or `native`."""
 
     @property
     def version(self) -> str:

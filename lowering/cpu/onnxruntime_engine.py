@@ -15,6 +15,7 @@ class OnnxRuntimeEngine:
     """`InferenceSession.run` is thread-safe by contract, so nothing is locked here."""
 
     name = "onnxruntime"
+    remark = ""
 
     def __init__(self, model: Prepared, threads: int | None = None) -> None:
         ort = _import()

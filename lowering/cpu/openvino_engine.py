@@ -20,6 +20,7 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    remark = ""
 
     def __init__(self, model: Prepared, threads: int | None = None) -> None:
         ov = _import()

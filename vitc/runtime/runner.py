@@ -15,7 +15,7 @@ from vitc.runtime.builder import load_built
 from vitc.runtime.check import CheckReport, compare
 from vitc.runtime.feeds import bind
 
-ENGINES = ("auto", "cpu", *cpu.ENGINES, "tensorrt")
+ENGINES = ("auto", "cpu", *cpu.ENGINES, cpu.NATIVE, "tensorrt")
 
 
 class Runner:
@@ -87,9 +87,8 @@ def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> 
     """Reads and checks the bundle at `path` and opens it on an engine.
 
     Args:
-        engine: `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `cpu` (the faster of
-        these two
-            on this processor), or `auto`: TensorRT where an engine for this machine was built, else the CPU.
+        engine: `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `native`, `cpu` (the
+            fastest of these three on this processor), or `auto`: TensorRT where an engine for this machine was built, else the CPU.
         threads: of a CPU engine; None: all cores.
 
     Raises:
@@ -112,4 +111,5 @@ def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> 
 
 
 def _on_cpu(bundle: Bundle, engine: str, threads: int | None, reason: str) -> Runner:
-    return Runner(bundle, cpu.open_engine(bundle.model, engine, threads), reason)
+    opened = cpu.open_engine(bundle.model, engine, threads)
+    return Runner(bundle, opened, f"{reason}; {opened.remark}" if opened.remark else reason)

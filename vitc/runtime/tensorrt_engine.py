@@ -24,6 +24,7 @@ class TensorRtEngine:
 
     def __init__(self, trt: Any, plan: bytes, cuda: Cuda | None = None) -> None:
         self.name: str = trt.__name__
+        self.remark = ""
         self.version: str = trt.__version__
         self._cuda = Cuda() if cuda is None else cuda
         plugin.register(trt)

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from vitc.errors import InputError, InternalError
-from vitc.lowering.cpu.engine import Array, Engine, Port, no_longer_open
-from vitc.lowering.cpu.native.library import load
+from vitc.errors import InputError
+from vitc.lowering.cpu.engine import Array, Engine, no_longer_open
+from vitc.lowering.cpu.native.blocks import Blocks
 from vitc.lowering.cpu.native.match import Trunk, Unsuitable, match
-from vitc.lowering.cpu.native.tape import BufferRow, Step, aligned, write_tape
 
 # Images go through the blocks in chunks of about this many tokens: their activations stay in the cores' own caches,
 # and the weights, which stream past once a chunk, are used often enough.
@@ -28,6 +25,7 @@ class NativeEngine:
     """INT8 on AVX512-VNNI. `open_host` gives the engine for what is not a block: patch embedding, pooling, head."""
 
     name = "native"
+    remark = ""
 
     def __init__(
         self, proto: onnx.ModelProto, open_host: OpenHost, threads: int | None = None, portable: bool = False
@@ -41,14 +39,8 @@ class NativeEngine:
         _check_rank(before, trunk)
         made_after = {name for node in trunk.after for name in node.output}
         after = _part(proto, trunk.after, [port.name for port in self.outputs if port.name in made_after])
-        self._library = load(portable)
-        self._tape = write_tape(trunk)
+        self._blocks: Blocks | None = Blocks(trunk, threads or len(os.sched_getaffinity(0)), portable)
         self._trunk = trunk
-        if ctypes.sizeof(Step) != self._library.vitc_step_bytes():
-            raise InternalError("struct Step differs between tape.py and engine.cpp")
-        steps = (Step * len(self._tape.steps))(*self._tape.steps)
-        self._threads = threads or len(os.sched_getaffinity(0))
-        self._runner: int | None = self._library.vitc_open(steps, len(steps), self._threads)
         self._before = open_host(before) if before.graph.node else None
         self._after = open_host(after) if after.graph.node else None
         host = self._before or self._after
@@ -56,54 +48,29 @@ class NativeEngine:
         if host is not None:
             self.version += f", {host.name} {host.version} around the blocks"
         self._lock = threading.Lock()
-        self._real: dict[int, Array] = {}
-        self._bytes: dict[int, Array] = {}
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        if self._runner is None:
-            raise InputError(no_longer_open(self.name))
         values = dict(feeds)
         if self._before is not None:
             values |= self._before.run({port.name: feeds[port.name] for port in self._before.inputs})
         with self._lock:  # one inference at a time has all threads and the buffers
-            values |= self._run_blocks(values)
+            if self._blocks is None:
+                raise InputError(no_longer_open(self.name))
+            tokens = values[self._trunk.inputs[0]].shape[1]
+            values |= self._blocks.run(values, max(1, _CHUNK_TOKENS // tokens))
             if self._after is not None:
                 values |= self._after.run({port.name: values[port.name] for port in self._after.inputs})
-        return {port.name: values[port.name] for port in self.outputs}
-
-    def _run_blocks(self, values: Mapping[str, Array]) -> dict[str, Array]:
-        images, tokens = values[self._trunk.inputs[0]].shape[:2]
-        chunk = min(images, max(1, _CHUNK_TOKENS // tokens))
-        rows = (BufferRow * len(self._tape.buffers))()
-        for i, buffer in enumerate(self._tape.buffers):
-            store, size = (self._real, images) if buffer.real else (self._bytes, chunk)
-            shape = (size, tokens, buffer.width)
-            if i not in store or store[i].shape != shape:
-                store[i] = aligned(shape, np.float32 if buffer.real else np.uint8)
-            rows[i] = BufferRow(store[i].ctypes.data, buffer.row_bytes, int(buffer.real))
-        for name in self._trunk.inputs:
-            target = self._real[self._tape.buffer_of[name]]
-            if values[name].shape != target.shape:
-                raise InputError(f"{name!r} has shape {values[name].shape} before the blocks, where {target.shape} is needed")
-            np.copyto(target, values[name])
-        self._library.vitc_run(self._runner, rows, images, tokens, chunk)
-        outputs = {name: self._real[self._tape.buffer_of[name]] for name in self._trunk.outputs}
-        given = {port.name for port in self.outputs}
-        return {name: value.copy() if name in given else value for name, value in outputs.items()}
+            # What the blocks gave lies in buffers of theirs.
+            return {p.name: values[p.name].copy() if p.name in self._trunk.outputs else values[p.name] for p in self.outputs}
 
     def close(self) -> None:
-        runner, self._runner = self._runner, None
-        if runner is None:
-            return
         with self._lock:
-            self._library.vitc_close(runner)
+            blocks, self._blocks = self._blocks, None
+        if blocks is not None:
+            blocks.close()
         for host in (self._before, self._after):
             if host is not None:
                 host.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_runner", None) is not None:
-            self.close()
 
 
 def _handed_on(trunk: Trunk) -> list[str]:

@@ -17,7 +17,7 @@ from vitc.lowering.cpu.machine import cpu_flags
 SOURCES = Path(__file__).resolve().parent / "csrc"
 #: What the kernels are written for; Linux's names.
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
-_VNNI_FLAGS = tuple(f"-m{name.replace('_', '')}" for name in NEEDED) + ("-mfma", "-mprefer-vector-width=512")
+_VNNI_FLAGS = (*(f"-m{name.replace('_', '')}" for name in NEEDED), "-mfma", "-mprefer-vector-width=512")
 # GCC 12 takes its own _mm512_undefined for uninitialised.
 _FLAGS = ("-std=c++17", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
 

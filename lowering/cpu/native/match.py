@@ -7,6 +7,7 @@ left to another engine; a graph where something else stands in between is refuse
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,14 +54,17 @@ class Linear:
 
 @dataclass(frozen=True)
 class Attention:
-    """Packed INT8 [B, N, 3HD] -> INT8 [B, N, HD]."""
+    """Packed INT8 [B, N, 3HD] -> INT8 [B, N, HD].
+
+    `score_scale` [H] makes q.k real and scales it, `value_scale` [H] takes v to the output's integers.
+    """
 
     input: str
     output: str
     heads: int
     head_dim: int
-    score_scale: float
-    value_scale: float
+    score_scale: Floats
+    value_scale: Floats
 
 
 Block = Norm | Linear | Attention
@@ -75,10 +79,6 @@ class Trunk:
     after: tuple[onnx.NodeProto, ...]
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-
-
-def has_int8(graph: onnx.GraphProto) -> bool:
-    return any(node.op_type == "QuantizeLinear" for node in graph.node)
 
 
 def match(graph: onnx.GraphProto) -> Trunk:
@@ -141,8 +141,8 @@ class _Matcher:
         return None
 
     def _norm(self, node: onnx.NodeProto) -> Norm | None:
-        quantize = self._sole_reader(node.output[0])
-        step = self._step(quantize) if quantize is not None and quantize.op_type == "QuantizeLinear" else None
+        quantize = self.sole_reader(node.output[0])
+        step = self.step(quantize) if quantize is not None and quantize.op_type == "QuantizeLinear" else None
         fields = _attributes(node)
         if quantize is None or step is None or fields.get("axis", -1) != -1:
             return None
@@ -159,48 +159,30 @@ class _Matcher:
         x, w = (self.index.producer.get(name) for name in node.input)
         if x is None or w is None or x.op_type != "DequantizeLinear" or w.op_type != "DequantizeLinear":
             return None
-        weight, steps = self.index.constant(w.input[0]), self._floats(w.input[1])
-        x_step = self._step(x)
-        if weight is None or weight.dtype != np.int8 or weight.ndim != 2 or steps is None or x_step is None or self._offset(w):
+        weight, steps, x_step = self.index.constant(w.input[0]), self._floats(w.input[1]), self.step(x)
+        if weight is None or weight.ndim != 2 or weight.dtype != np.int8 or steps is None or x_step is None:
             return None
-        if steps.size > 1 and _attributes(w).get("axis", 1) != 1:
+        if self._offset(w) or (steps.size > 1 and _attributes(w).get("axis", 1) != 1):
             return None
         k, n = weight.shape
         if k % 4 or n % 16:
             raise Unsuitable(f"{node.name or node.output[0]!r} is {k} x {n}: rows in fours and columns in sixteens are packed")
-        nodes = [node]
-        scale = np.broadcast_to(steps * np.float32(x_step), (n,)).copy()
+
+        tail = _Tail(self, node)
+        scale = np.broadcast_to(steps * np.float32(x_step), (n,))
         bias = np.zeros(n, np.float32)
-        at = node.output[0]
-        follower = self._sole_reader(at)
-        if follower is not None and follower.op_type == "Add" and (term := self._row(follower, at, n)) is not None:
-            bias, at = term, follower.output[0]
-            nodes.append(follower)
-            follower = self._sole_reader(at)
-        if follower is not None and follower.op_type == "Mul" and (factor := self._row(follower, at, n)) is not None:
-            scale, bias, at = scale * factor, bias * factor, follower.output[0]
-            nodes.append(follower)
-            follower = self._sole_reader(at)
-        residual = activation = step = None
-        if follower is not None and follower.op_type == "Add":
-            other = next((name for name in follower.input if name != at), at)
-            if other not in self.index.initializers and other != at:
-                residual, at = other, follower.output[0]
-                nodes.append(follower)
-        elif follower is not None:
-            if follower.op_type == "Gelu":
-                gelu, follower = follower, self._sole_reader(follower.output[0])
-                if follower is not None and follower.op_type == "QuantizeLinear":
-                    approximate = _attributes(gelu).get("approximate", b"none").decode()
-                    activation = "gelu" if approximate == "none" else f"gelu_{approximate}"
-                    nodes.append(gelu)
-            if follower is not None and follower.op_type == "QuantizeLinear" and (step := self._step(follower)) is not None:
-                at = follower.output[0]
-                nodes.append(follower)
-        self._cover(*nodes)
+        if (term := tail.take_row("Add", n)) is not None:
+            bias = term
+        if (factor := tail.take_row("Mul", n)) is not None:  # LayerScale
+            scale, bias = scale * factor, bias * factor
+        residual = tail.take_residual()
+        activation = step = None
+        if residual is None:
+            activation, step = tail.take_quantize()
+        self._cover(*tail.nodes)
         self._cover_dequantize(x)
         self._cover_dequantize(w)
-        return Linear(x.input[0], at, weight, scale, bias, residual, activation, step)
+        return Linear(x.input[0], tail.at, weight.astype(np.int8), scale, bias, residual, activation, step)
 
     def _attention(self, node: onnx.NodeProto) -> Attention:
         fields = _attributes(node)
@@ -211,13 +193,13 @@ class _Matcher:
         if fields["head_dim"] % 16:
             raise Unsuitable(f"attention {name!r} has heads of {fields['head_dim']}; multiples of 16 are packed")
         self._cover(node)
-        q, k, v, out = steps
-        return Attention(
-            node.input[0], node.output[0], int(fields["num_heads"]), int(fields["head_dim"]),
-            float(fields["scale"]) * q * k, v / out,
-        )  # fmt: skip
+        heads = int(fields["num_heads"])
+        factors = np.array(fields["head_scales"], np.float32)  # [3H], or one for all
+        q, k, v = np.broadcast_to(factors, 3 * heads).reshape(3, heads) * np.array(steps[:3], np.float32)[:, None]
+        scale, out = np.float32(fields["scale"]), np.float32(steps[3])
+        return Attention(node.input[0], node.output[0], heads, int(fields["head_dim"]), scale * q * k, v / out)
 
-    def _sole_reader(self, name: str) -> onnx.NodeProto | None:
+    def sole_reader(self, name: str) -> onnx.NodeProto | None:
         readers = self.index.readers[name]
         return readers[0] if len(readers) == 1 and name not in self.index.outputs else None
 
@@ -225,14 +207,14 @@ class _Matcher:
         value = self.index.constant(name)
         return None if value is None or value.dtype != np.float32 else value.astype(np.float32)
 
-    def _row(self, node: onnx.NodeProto, at: str, n: int) -> Floats | None:
-        """The other operand of an Add or Mul, if it is a constant along the columns; [n]."""
-        value = self._floats(next((name for name in node.input if name != at), at))
+    def row(self, name: str, n: int) -> Floats | None:
+        """A constant along the columns, or one for all of them; [n]."""
+        value = self._floats(name)
         if value is None or value.size not in (1, n) or (value.size == n and value.shape[-1] != n):
             return None
-        return np.broadcast_to(value.reshape(-1), (n,)).copy()
+        return np.broadcast_to(value.reshape(-1), (n,))
 
-    def _step(self, node: onnx.NodeProto) -> float | None:
+    def step(self, node: onnx.NodeProto) -> float | None:
         """The one step of a symmetric INT8 Q or DQ node."""
         step = self._floats(node.input[1])
         return None if step is None or step.size != 1 or self._offset(node) else float(step.reshape(()))
@@ -252,5 +234,55 @@ class _Matcher:
             self._cover(node)
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, object]:
+class _Tail:
+    """What follows a product, as long as each tensor has one reader; `at` is where it stands now."""
+
+    def __init__(self, matcher: _Matcher, node: onnx.NodeProto) -> None:
+        self._matcher = matcher
+        self.nodes = [node]
+        self.at = node.output[0]
+
+    def take_row(self, op_type: str, n: int) -> Floats | None:
+        """The constant operand of an Add or Mul along the columns."""
+        node = self._next(op_type)
+        value = None if node is None else self._matcher.row(self._other(node), n)
+        if node is not None and value is not None:
+            self._take(node)
+        return value
+
+    def take_residual(self) -> str | None:
+        """The tensor that the product is added to."""
+        node = self._next("Add")
+        if node is None or (other := self._other(node)) == self.at or self._matcher.index.constant(other) is not None:
+            return None
+        self._take(node)
+        return other
+
+    def take_quantize(self) -> tuple[str | None, float | None]:
+        """(activation, step) of a Gelu, if there is one, and the QuantizeLinear behind it."""
+        gelu = self._next("Gelu")
+        quantize = self._matcher.sole_reader(gelu.output[0] if gelu is not None else self.at)
+        if quantize is None or quantize.op_type != "QuantizeLinear" or (step := self._matcher.step(quantize)) is None:
+            return None, None
+        name = None
+        if gelu is not None:
+            approximate = _attributes(gelu).get("approximate", b"none").decode()
+            name = "gelu" if approximate == "none" else f"gelu_{approximate}"
+            self._take(gelu)
+        self._take(quantize)
+        return name, step
+
+    def _next(self, op_type: str) -> onnx.NodeProto | None:
+        node = self._matcher.sole_reader(self.at)
+        return node if node is not None and node.op_type == op_type else None
+
+    def _other(self, node: onnx.NodeProto) -> str:
+        return next((str(name) for name in node.input if name != self.at), self.at)
+
+    def _take(self, node: onnx.NodeProto) -> None:
+        self.nodes.append(node)
+        self.at = node.output[0]
+
+
+def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
     return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

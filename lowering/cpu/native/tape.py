@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from vitc.errors import InternalError
 from vitc.lowering.cpu.native.match import Attention, Block, Linear, Norm, Trunk
 
 PANEL = 32
@@ -37,7 +38,7 @@ class _LayerNorm(ctypes.Structure):
 class _Attention(ctypes.Structure):
     _fields_ = [
         ("heads", ctypes.c_int32), ("head_dim", ctypes.c_int32),
-        ("score_scale", ctypes.c_float), ("value_scale", ctypes.c_float),
+        ("score_scale", ctypes.c_void_p), ("value_scale", ctypes.c_void_p),
     ]  # fmt: skip
 
 
@@ -59,19 +60,24 @@ class BufferRow(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Buffer:
-    """[tokens, width] of FP32 for the whole batch, or of bytes for one chunk of images."""
+    """[tokens, width] of FP32, or of INT8 as u8 with zero point 128; for the whole batch or one chunk of images."""
 
     width: int
     real: bool
+    whole: bool
+
+    @property
+    def dtype(self) -> npt.DTypeLike:
+        return np.float32 if self.real else np.uint8
 
     @property
     def row_bytes(self) -> int:
-        return self.width * (4 if self.real else 1)
+        return self.width * np.dtype(self.dtype).itemsize
 
 
 @dataclass
 class Tape:
-    """Steps and buffers; `buffer_of` says where the trunk's FP32 inputs and outputs lie."""
+    """Steps and buffers; `buffer_of` says where each tensor lies."""
 
     steps: list[Step] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
@@ -99,18 +105,20 @@ def write_tape(trunk: Trunk) -> Tape:
     last_read = _last_reads(trunk)
     free: list[int] = []
     activations: dict[str, int] = {}
-    widths = {name: _input_width(trunk, name) for name in trunk.inputs}
-    for name, width in widths.items():
-        tape.buffer_of[name] = _new(tape, width, real=True)
+    for name in trunk.inputs:
+        tape.buffer_of[name] = _new(tape, *_input_form(trunk, name), whole=True)
     for i, block in enumerate(trunk.blocks):
+        width, real = _output_form(block)
         if isinstance(block, Linear) and block.residual is not None:
-            _place_residual(tape, block, block.residual, in_place=last_read[block.residual] == i)
+            target = _residual(tape, block.residual, in_place=last_read[block.residual] == i)
+        elif real or block.output in trunk.outputs:
+            target = _new(tape, width, real, whole=True)
         else:
-            width, real = _output(block)
-            tape.buffer_of[block.output] = _reused(tape, free, width) if not real else _new(tape, width, real=True)
+            target = _reused(tape, free, width)
+        tape.buffer_of[block.output] = target
         tape.steps.append(_step(tape, block, activations))
         source = tape.buffer_of[block.input]
-        if last_read[block.input] == i and not tape.buffers[source].real:
+        if last_read[block.input] == i and not tape.buffers[source].whole:
             free.append(source)
     return tape
 
@@ -125,16 +133,19 @@ def _last_reads(trunk: Trunk) -> dict[str, int]:
     return reads | {name: len(trunk.blocks) for name in outside}
 
 
-def _input_width(trunk: Trunk, name: str) -> int:
+def _input_form(trunk: Trunk, name: str) -> tuple[int, bool]:
+    """(width, whether FP32) of a tensor that enters the trunk, from who reads it."""
     for block in trunk.blocks:
-        if isinstance(block, Norm) and block.input == name:
-            return int(block.weight.size)
         if isinstance(block, Linear) and block.residual == name:
-            return int(block.weight.shape[1])
-    raise AssertionError(name)  # an input of the trunk is read by one of these two
+            return int(block.weight.shape[1]), True
+        if block.input == name:
+            if isinstance(block, Norm):
+                return int(block.weight.size), True
+            return (int(block.weight.shape[0]) if isinstance(block, Linear) else 3 * block.heads * block.head_dim), False
+    raise InternalError(f"{name!r} enters the trunk and nobody reads it")
 
 
-def _output(block: Block) -> tuple[int, bool]:
+def _output_form(block: Block) -> tuple[int, bool]:
     if isinstance(block, Norm):
         return int(block.weight.size), False
     if isinstance(block, Attention):
@@ -142,8 +153,8 @@ def _output(block: Block) -> tuple[int, bool]:
     return int(block.weight.shape[1]), block.step is None
 
 
-def _new(tape: Tape, width: int, real: bool) -> int:
-    tape.buffers.append(Buffer(width, real))
+def _new(tape: Tape, width: int, real: bool, whole: bool) -> int:
+    tape.buffers.append(Buffer(width, real, whole))
     return len(tape.buffers) - 1
 
 
@@ -152,17 +163,18 @@ def _reused(tape: Tape, free: list[int], width: int) -> int:
         if tape.buffers[buffer].width == width:
             free.remove(buffer)
             return buffer
-    return _new(tape, width, real=False)
+    return _new(tape, width, real=False, whole=False)
 
 
-def _place_residual(tape: Tape, block: Linear, residual: str, in_place: bool) -> None:
-    source = tape.buffer_of[residual]
-    if not in_place:
-        width = tape.buffers[source].width
-        copy = _new(tape, width, real=True)
-        tape.steps.append(Step(kind=_COPY, input=source, output=copy, in_width=width, out_width=width))
-        source = copy
-    tape.buffer_of[block.output] = source
+def _residual(tape: Tape, name: str, in_place: bool) -> int:
+    """The buffer that a linear's output is added to: the residual's own, or a copy."""
+    source = tape.buffer_of[name]
+    if in_place:
+        return source
+    width = tape.buffers[source].width
+    copy = _new(tape, width, real=True, whole=True)
+    tape.steps.append(Step(kind=_COPY, input=source, output=copy, in_width=width, out_width=width))
+    return copy
 
 
 def _step(tape: Tape, block: Block, activations: dict[str, int]) -> Step:
@@ -176,7 +188,8 @@ def _step(tape: Tape, block: Block, activations: dict[str, int]) -> Step:
         step.norm = _LayerNorm(tape.pointer(gain), tape.pointer(shift), block.epsilon, block.weight.size)
     elif isinstance(block, Attention):
         step.kind = _ATTENTION
-        step.attention = _Attention(block.heads, block.head_dim, block.score_scale * math.log2(math.e), block.value_scale)
+        exponents = block.score_scale * np.float32(math.log2(math.e))
+        step.attention = _Attention(block.heads, block.head_dim, tape.pointer(exponents), tape.pointer(block.value_scale))
     else:
         step.kind = _LINEAR
         _write_linear(tape, step, block, activations)

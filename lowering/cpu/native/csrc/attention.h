@@ -13,9 +13,9 @@
 namespace vitc {
 
 struct Attention {
-    int32_t heads, head_dim;  // head_dim a multiple of 16
-    float score_scale;        // scale * q_step * k_step * log2(e): scores are exponents of 2
-    float value_scale;        // v_step / out_step
+    int32_t heads, head_dim;   // head_dim a multiple of 16
+    const float* score_scale;  // a head: scale * q_step * k_step * log2(e), so that scores are exponents of 2
+    const float* value_scale;  // a head: v_step / out_step
 };
 
 // What a thread needs for one head; grows to the longest sequence it has seen.
@@ -108,7 +108,7 @@ inline void attention_head(const uint8_t* qkv, const Attention& spec, int tokens
     int32_t* key_start = aligned(scratch.ints, static_cast<size_t>(padded + dim_padded));
     int32_t* value_start = key_start + padded;
 
-    std::fill(scale, scale + padded, spec.score_scale);
+    std::fill(scale, scale + padded, spec.score_scale[head]);
     std::fill(mask, mask + tokens, 0.0f);
     std::fill(mask + tokens, mask + padded, -1e30f);
     std::fill(value_start, value_start + dim_padded, 0);
@@ -125,7 +125,8 @@ inline void attention_head(const uint8_t* qkv, const Attention& spec, int tokens
         for (int panel = 0; panel < padded / kPanel; panel++)
             gemm(q + m * stride, stride, by_keys, panel, to_scores, 0, rows);
         for (int r = 0; r < rows; r++)
-            row_scale[r] = spec.value_scale / static_cast<float>(softmax_row(scores + r * padded, padded, weights + r * padded));
+            row_scale[r] =
+                spec.value_scale[head] / static_cast<float>(softmax_row(scores + r * padded, padded, weights + r * padded));
         const Output to_out{Leave::kRowScaledQuantised, out + static_cast<int64_t>(m) * width + head * dim, width, nullptr, 0.0f,
                             row_scale};
         for (int panel = 0; panel < dim_padded / kPanel; panel++)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy.special import erf
 
 from vitc.lowering.cpu.native.match import Attention, Block, Linear, Norm, Trunk
+
+erf = np.vectorize(math.erf)
 
 
 def run_trunk(trunk: Trunk, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -50,7 +51,7 @@ def attention(block: Attention, x: np.ndarray) -> np.ndarray:
     """Softmax weights rounded to 1/255 of the row's largest, as the kernel's."""
     images, tokens, _ = x.shape
     q, k, v = x.reshape(images, tokens, 3, block.heads, block.head_dim).transpose(2, 0, 3, 1, 4).astype(np.int64)
-    scores = (q @ k.swapaxes(-1, -2)) * block.score_scale
+    scores = (q @ k.swapaxes(-1, -2)) * block.score_scale[:, None, None].astype(np.float64)
     weights = np.rint(255 * np.exp(scores - scores.max(-1, keepdims=True)))
-    mixed = (weights @ v) / weights.sum(-1, keepdims=True)
-    return quantised(mixed.transpose(0, 2, 1, 3).reshape(images, tokens, -1), 1 / block.value_scale)
+    mixed = (weights @ v) / weights.sum(-1, keepdims=True) * block.value_scale[:, None, None]
+    return quantised(mixed.transpose(0, 2, 1, 3).reshape(images, tokens, -1), 1.0)

@@ -50,6 +50,8 @@ class NativeEngine:
         self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        if self._blocks is None:
+            raise InputError(no_longer_open(self.name))
         values = dict(feeds)
         if self._before is not None:
             values |= self._before.run({port.name: feeds[port.name] for port in self._before.inputs})

@@ -55,20 +55,28 @@ class Blocks(Graph):
 
 
 def transformer(
-    tokens: int = 5, heads: int = 2, dim: int = 16, hidden: int = 64, depth: int = 2, **options: object
+    tokens: int = 5,
+    heads: int = 2,
+    dim: int = 16,
+    hidden: int = 64,
+    depth: int = 2,
+    between: str | None = None,
+    **options: object,
 ) -> onnx.ModelProto:
-    """x [batch, tokens, width] -> embedding, blocks, mean over the tokens, head."""
+    """x [batch, tokens, width] -> embedding, blocks (an operator `between` them), mean over the tokens, head."""
     g = Blocks()
     width = heads * dim
     x = g.op("Add", ["x", g.const(g.rng.normal(size=(tokens, width)))])
-    for _ in range(depth):
+    for i in range(depth):
+        if between is not None and i:
+            x = g.op(between, [x])
         x = g.block(x, heads, dim, hidden, **options)  # type: ignore[arg-type]
     pooled = g.op("ReduceMean", [x, g.const([1], "int64")], keepdims=0)
     out = g.op("MatMul", [pooled, g.const(g.rng.normal(size=(width, 10)) / np.sqrt(width))])
     return onnx.load_model_from_string(g.model({"x": ["batch", tokens, width]}, out, ["batch", 10]))
 
 
-def without(proto: onnx.ModelProto, op_type: str, **changes: object) -> onnx.ModelProto:
+def changed(proto: onnx.ModelProto, op_type: str, **changes: object) -> onnx.ModelProto:
     """The model with attributes of every node of a kind changed."""
     for node in proto.graph.node:
         if node.op_type == op_type:

@@ -55,7 +55,10 @@ def _onnx(name: str, folder: str, size: int) -> str:
     path = str(Path(folder) / "peer.onnx")
     example = torch.rand(2, 3, size, size)
     shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    torch.onnx.export(_model(name), (example,), path, dynamo=True, dynamic_shapes=shapes, verbose=False)
+    # One file: ONNX Runtime's quantisation tools copy the model and lose sight of weights beside it.
+    torch.onnx.export(
+        _model(name), (example,), path, dynamo=True, dynamic_shapes=shapes, verbose=False, external_data=False
+    )
     return path
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -138,7 +139,8 @@ class Emitter:
         array = np.asarray(array)
         if dtype is not None:
             array = array.astype(torch.empty(0, dtype=dtype).numpy().dtype)
-        key = f"const/{array.dtype}/{list(array.shape)}/{array.tobytes().hex()[:64] if array.size < 9 else id(array)}"
+        content = array.ravel().tolist() if array.size < 9 else hashlib.sha256(array.tobytes()).hexdigest()
+        key = f"const/{array.dtype}/{list(array.shape)}/{content}"
         if key not in self.initializers:
             self.initializers[key] = numpy_helper.from_array(array, key)
         return key

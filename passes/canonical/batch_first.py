@@ -44,12 +44,14 @@ def _push_behind(rewriter: Rewriter, linear: Node) -> None:
     moved: Node = linear.args[0]  # type: ignore[assignment]
     chain = ancestry(moved)
     source = next((n for n in chain[1:] if len(shape_of(n)) == 3 and _batch_dim(n) == 0), None)
-    if source is None or _batch_dim(moved) == 0 or shape_of(source)[-1] != shape_of(moved)[-1]:
+    if source is None or shape_of(source)[-1] != shape_of(moved)[-1]:
         return
-    width = example_shape(source)[-1]
-    token = indices(source)
-    rows = replay(moved, source, token).reshape(-1, width) // width
+    _, tokens, width = example_shape(source)
+    rows = replay(moved, source, indices(source)).reshape(-1, width) // width
     if not bool((rows == rows[:, :1]).all()):  # the last dimension is not left alone
+        return
+    images = rows[:, 0] // tokens
+    if torch.equal(images, images.sort().values):  # batch-first already: windows, rows and columns
         return
     path = chain[: chain.index(source)][::-1]
     if any(_names_width(n) for n in path):

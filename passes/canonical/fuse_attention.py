@@ -130,8 +130,8 @@ def _scores(node: Node) -> _Scores | None:
             windows = _window_bias(node)
             if windows is None or found.windows is not None:
                 return None
-            node, bias, found.windows = windows
-            found.biases.append(bias)
+            node, masks, found.windows = windows
+            found.biases += masks
             continue
         else:
             return None
@@ -156,21 +156,26 @@ def _leads_to_matmul(node: Any) -> bool:
     return False
 
 
-def _window_bias(view: Node) -> tuple[Node, Node, Node] | None:
-    """Swin's mask: view(view(s, [B/W, W, H, N, N]) + mask[1, W, 1, N, N], s.shape) → (s, mask, inner view)."""
-    add = view.args[0]
-    if not isinstance(add, Node) or add.target is not aten.add.Tensor or len(add.args) != 2:
-        return None
-    inner, mask = add.args
-    if not (is_tensor(inner) and is_tensor(mask)) or inner.target not in _VIEW:  # type: ignore[union-attr]
+def _window_bias(view: Node) -> tuple[Node, list[Node], Node] | None:
+    """Swin's mask: view(view(s, [B/W, W, H, N, N]) + mask[1, W, 1, N, N], s.shape) → (s, [mask], inner view).
+
+    Swin v2 of transformers adds it twice; each addition counts.
+    """
+    inner, masks = view.args[0], []
+    while isinstance(inner, Node) and inner.target is aten.add.Tensor and len(inner.args) == 2:
+        inner, mask = inner.args
+        masks.append(mask)
+    if not masks or not all(is_tensor(n) for n in (inner, *masks)) or inner.target not in _VIEW:  # type: ignore[union-attr]
         return None
     scores: Node = inner.args[0]  # type: ignore[union-attr, assignment]
-    dims = shape_of(mask)  # type: ignore[arg-type]
     if not same_shape(shape_of(view), shape_of(scores)) or len(shape_of(inner)) != 5:  # type: ignore[arg-type]
         return None
-    if not all(isinstance(d, int) for d in dims) or (len(dims) == 5 and dims[0] != 1) or len(dims) not in (4, 5):
-        return None
-    return scores, mask, inner  # type: ignore[return-value]
+    return (scores, masks, inner) if all(map(_is_window_mask, masks)) else None  # type: ignore[return-value, arg-type]
+
+
+def _is_window_mask(mask: Node) -> bool:
+    dims = shape_of(mask)
+    return all(isinstance(d, int) for d in dims) and (len(dims) == 4 or (len(dims) == 5 and dims[0] == 1))
 
 
 def _scalar(node: Node) -> float | None:

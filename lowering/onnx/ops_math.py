@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch.fx import Node
 
-from vitc.graph.nodes import is_tensor, shape_of, val
+from vitc.errors import LoweringError
+from vitc.graph.nodes import is_tensor, shape_of, val, where
 from vitc.lowering.onnx.emitter import Emitter, emits, literal
 
 aten = torch.ops.aten
@@ -18,7 +19,7 @@ _UNARY = {
     aten.relu.default: "Relu", aten.sin.default: "Sin", aten.cos.default: "Cos", aten.floor.default: "Floor",
     aten.ceil.default: "Ceil", aten.round.default: "Round", aten.reciprocal.default: "Reciprocal",
     aten.logical_not.default: "Not", aten.bitwise_not.default: "Not", aten.hardswish.default: "HardSwish",
-    aten.softplus.default: "Softplus", aten.clone.default: "Identity", aten.alias.default: "Identity",
+    aten.clone.default: "Identity", aten.alias.default: "Identity",
 }  # fmt: skip
 
 
@@ -78,8 +79,18 @@ def _gelu(e: Emitter, node: Node) -> str:
     return e.op("Gelu", [e.value(node.args[0])], approximate=literal(node, 1, "approximate", "none"))
 
 
+@emits(aten.softplus.default)
+def _softplus(e: Emitter, node: Node) -> str:
+    beta = literal(node, 1, "beta", 1)
+    if beta != 1:
+        raise LoweringError(f"{where(node)} is a softplus with beta {beta}; only beta 1 has an ONNX form")
+    return e.op("Softplus", [e.value(node.args[0])])
+
+
 @emits(aten.elu.default)
 def _elu(e: Emitter, node: Node) -> str:
+    if literal(node, 2, "scale", 1) != 1 or literal(node, 3, "input_scale", 1) != 1:
+        raise LoweringError(f"{where(node)} scales an ELU (SELU, CELU); only the plain ELU has an ONNX form here")
     return e.op("Elu", [e.value(node.args[0])], alpha=float(literal(node, 1, "alpha", 1.0)))
 
 
@@ -163,8 +174,10 @@ def _vector_norm(e: Emitter, node: Node) -> str:
     order, dims = literal(node, 1, "ord", 2), literal(node, 2, "dim", None)
     rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
     axes = [d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])] if dims is not None else list(range(rank))
-    kind = {1: "ReduceL1", 2: "ReduceL2"}[int(order)]
-    return e.op(kind, [e.value(node.args[0]), e.ints(axes)], keepdims=int(bool(literal(node, 3, "keepdim", False))))
+    kinds = {1: "ReduceL1", 2: "ReduceL2"}
+    if order not in kinds:
+        raise LoweringError(f"{where(node)} is a norm of order {order}; orders 1 and 2 have an ONNX form")
+    return e.op(kinds[order], [e.value(node.args[0]), e.ints(axes)], keepdims=int(bool(literal(node, 3, "keepdim", False))))
 
 
 @emits(aten.var.correction, aten.var_mean.correction)
@@ -214,7 +227,13 @@ def _matmul(e: Emitter, node: Node) -> str:
 
 @emits(aten.baddbmm.default, aten.addmm.default)
 def _addmm(e: Emitter, node: Node) -> str:
-    return e.op("Add", [e.op("MatMul", [e.value(a) for a in node.args[1:3]]), e.value(node.args[0])])
+    dtype = val(node).dtype
+    product, added = e.op("MatMul", [e.value(a) for a in node.args[1:3]]), e.value(node.args[0])
+    if (alpha := node.kwargs.get("alpha", 1)) != 1:
+        product = e.op("Mul", [product, e.const(alpha, dtype)])
+    if (beta := node.kwargs.get("beta", 1)) != 1:
+        added = e.op("Mul", [added, e.const(beta, dtype)])
+    return e.op("Add", [product, added])
 
 
 @emits(aten.einsum.default)

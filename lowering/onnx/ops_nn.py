@@ -181,7 +181,8 @@ def _resize(e: Emitter, node: Node) -> str:
     batch = e.op("Shape", [e.value(node.args[0])], start=0, end=2)
     sizes = e.op("Concat", [batch, e.ints([int(height), int(width)])], axis=0)
     coordinates = "asymmetric" if nearest else "align_corners" if align else "half_pixel"
-    extra: dict[str, Any] = {"nearest_mode": "floor"} if nearest else {"antialias": antialias}
+    # PyTorch's antialiasing renormalises the weights at the border (as Pillow): exclude_outside.
+    extra: dict[str, Any] = {"nearest_mode": "floor"} if nearest else {"antialias": antialias, "exclude_outside": antialias}
     if mode == "cubic":
         extra["cubic_coeff_a"] = -0.5 if antialias else -0.75
     return e.op("Resize", [e.value(node.args[0]), "", "", sizes], mode=mode, coordinate_transformation_mode=coordinates, **extra)

@@ -60,7 +60,7 @@ def _permute(e: Emitter, node: Node) -> str:
     return e.op("Transpose", [e.value(node.args[0])], perm=[_axis(node, d) for d in node.args[1]])  # type: ignore[union-attr]
 
 
-@emits(aten.transpose.int, aten.t.default, aten.numpy_T.default)
+@emits(aten.transpose.int, aten.t.default)
 def _transpose(e: Emitter, node: Node) -> str:
     perm = list(range(len(shape_of(node))))
     a, b = (_axis(node, node.args[1]), _axis(node, node.args[2])) if len(node.args) > 2 else (0, len(perm) - 1)
@@ -87,11 +87,6 @@ def _expand(e: Emitter, node: Node) -> str:
     # −1 keeps a size; ONNX's Expand broadcasts both ways, so 1 does the same.
     sizes = [1 if isinstance(s, int) and s == -1 else s for s in node.args[1]]  # type: ignore[union-attr]
     return e.op("Expand", [e.value(node.args[0]), e.shape(sizes)])
-
-
-@emits(aten.expand_as.default)
-def _expand_as(e: Emitter, node: Node) -> str:
-    return e.op("Expand", [e.value(node.args[0]), e.op("Shape", [e.value(node.args[1])])])
 
 
 @emits(aten.repeat.default)
@@ -125,7 +120,7 @@ def _unbind(e: Emitter, node: Node) -> tuple[str, ...]:
     return tuple(e.op("Gather", [x, e.const(i, torch.int64)], axis=axis) for i in range(len(node.meta["val"])))
 
 
-@emits(aten.split.Tensor, aten.split_with_sizes.default, aten.chunk.default, aten.split.sizes)
+@emits(aten.split.Tensor, aten.split_with_sizes.default)
 def _split(e: Emitter, node: Node) -> tuple[str, ...]:
     axis = _axis(node, literal(node, 2, "dim", 0))
     sizes = [int(v.shape[axis]) for v in node.meta["val"]]
@@ -255,7 +250,7 @@ def _arange(e: Emitter, node: Node) -> str:
     return e.op("Range", [e.operand(v, val(node).dtype) for v in (start, end, step)])
 
 
-@emits(aten._to_copy.default, aten.to.dtype, aten.type_as.default, aten.to.other, aten.to.dtype_layout, aten.to.device)
+@emits(aten._to_copy.default, aten.type_as.default)
 def _cast(e: Emitter, node: Node) -> str:
     return e.op("Cast", [e.value(node.args[0])], to=ONNX_TYPES[val(node).dtype])
 

@@ -25,8 +25,8 @@ _ALWAYS = {
 #: The identity if shape and dtype are unchanged.
 _IF_SAME = {
     aten.reshape.default, aten.expand.default, aten._to_copy.default,
-    aten.to.dtype, aten.to.dtype_layout, aten.to.device, aten.type_as.default, aten.slice.Tensor, aten.pad.default,
-    aten.constant_pad_nd.default, aten.flatten.using_ints, aten.squeeze.dim, aten.to.other,
+    aten.type_as.default, aten.slice.Tensor, aten.pad.default,
+    aten.constant_pad_nd.default, aten.flatten.using_ints, aten.squeeze.dim,
 }  # fmt: skip
 
 

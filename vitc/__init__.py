@@ -22,10 +22,12 @@ _HOMES = {
     "Dump": "vitc.pipeline.instruments",
     "Features": "vitc.distillation",
     "Instrument": "vitc.pipeline.instruments",
+    "ImageFolder": "vitc.preprocessing",
     "InternalError": "vitc.errors",
     "Logits": "vitc.distillation",
     "Pass": "vitc.pipeline.base",
     "Plan": "vitc.compiler",
+    "Preprocessing": "vitc.preprocessing",
     "Program": "vitc.program",
     "Rewriter": "vitc.graph.rewriter",
     "Target": "vitc.targets",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
     from vitc.pipeline.base import Pass
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass
+    from vitc.preprocessing import ImageFolder, Preprocessing
     from vitc.program import BatchRange, Program
     from vitc.pruning import Pruned, prune, replay_pruning
     from vitc.runtime import load
@@ -68,8 +71,8 @@ if TYPE_CHECKING:
     from vitc.targets import load as load_target
 
 __all__ = [
-    "BatchRange", "CompiledModel", "Criterion", "DistillConfig", "DistillResult", "Dump", "Features", "Instrument",
-    "InternalError", "Logits", "Pass", "Plan", "Program", "PrunePlan", "Pruned", "Rewriter", "Target", "VitcError",
+    "BatchRange", "CompiledModel", "Criterion", "DistillConfig", "DistillResult", "Dump", "Features", "ImageFolder", "Instrument",
+    "InternalError", "Logits", "Pass", "Plan", "Preprocessing", "Program", "PrunePlan", "Pruned", "Rewriter", "Target", "VitcError",
     "available_targets", "compile", "distill", "known_criteria", "known_passes", "lint", "load", "load_target", "plan", "prune",
     "register_criterion", "register_pass", "replay_pruning",
 ]  # fmt: skip

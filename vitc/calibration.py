@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from vitc.errors import CalibrationError
+from vitc.preprocessing import ImageFolder
+
+if TYPE_CHECKING:
+    from vitc.program import Program
 
 BINS = 2048
 
@@ -128,6 +133,28 @@ def _named_errors(items: Iterable[Any]) -> Iterator[Any]:
             ) from error
         yield item
         count += 1
+
+
+def calibration_stream(data: Any, program: Program) -> CalibrationStream:
+    """What the user gave as calibration data, as a stream for the program's inputs.
+
+    A path is a folder of images, preprocessed as the model's config says, or an .npy file of preprocessed inputs.
+    Raises CalibrationError for a path that is neither, and for images without a known preprocessing.
+    """
+    shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
+    if not isinstance(data, (str, Path)):
+        return CalibrationStream(data, shapes)
+    path = Path(data)
+    if path.suffix == ".npy" and path.is_file():
+        return CalibrationStream(np.load(path, allow_pickle=False), shapes)
+    if not path.is_dir():
+        raise CalibrationError(f"there is no folder of images and no .npy file {str(path)!r}; save one with numpy.save(path, images)")
+    if program.preprocessing is None:
+        raise CalibrationError(
+            f"the model's config does not say how the images in {str(path)!r} are to be preprocessed; pass "
+            "calibration=vitc.ImageFolder(folder, vitc.Preprocessing(size, mean, std)), or preprocessed arrays"
+        )
+    return CalibrationStream(ImageFolder(path, program.preprocessing), shapes)
 
 
 def _check_finite(tensor: torch.Tensor, index: int) -> None:

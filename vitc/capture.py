@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from vitc.errors import CaptureError, InputError
 from vitc.example_inputs import infer_example_inputs
+from vitc.preprocessing import infer_preprocessing
 from vitc.program import BatchRange, Program
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def capture(
             exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
         except Exception as error:
             raise CaptureError(_explain(model, error, batch)) from error
-    return _program(exported, target, args, kwargs, batch)
+    return _program(exported, target, args, kwargs, batch).evolve(preprocessing=infer_preprocessing(model))
 
 
 def _from_exported(exported: ExportedProgram, target: Target) -> Program:

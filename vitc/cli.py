@@ -26,7 +26,7 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="timm:NAME, hf:NAME, torchvision:NAME, file.py:factory, or a .pt2 file")]
 TargetName = Annotated[str, typer.Option("--target", "-t", help="a name from 'vitc targets', or a .toml file")]
-Calibration = Annotated[Optional[Path], typer.Option(help=".npy file [n, C, H, W] of preprocessed float32 images")]  # noqa: UP045
+Calibration = Annotated[Optional[Path], typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")]  # noqa: UP045
 Pipeline = Annotated[Optional[str], typer.Option(help="passes instead of the default ones")]  # noqa: UP045
 DumpFolder = Annotated[Optional[Path], typer.Option("--dump", help="folder for the graph after each pass")]  # noqa: UP045
 Random = Annotated[bool, typer.Option("--random-weights", help="do not load pretrained weights")]
@@ -52,7 +52,7 @@ def compile(
 
     _load_pass_files(passes)
     compiled = vitc.compile(
-        load_model(model, not random_weights), target, calibration=_images(calibration), pipeline=pipeline, dump=dump,
+        load_model(model, not random_weights), target, calibration=calibration, pipeline=pipeline, dump=dump,
         progress=not as_json,
     )  # fmt: skip
     bundle = compiled.save(out, "file" if out.suffix == ".vitc" else "folder")
@@ -78,7 +78,7 @@ def plan(
 
     _load_pass_files(passes)
     made = vitc.plan(
-        load_model(model, not random_weights), target, calibration=_images(calibration), pipeline=pipeline, dump=dump,
+        load_model(model, not random_weights), target, calibration=calibration, pipeline=pipeline, dump=dump,
         progress=not as_json,
     )  # fmt: skip
     data, text = made.report.to_dict(), str(made.report)
@@ -225,16 +225,6 @@ def bench(context: typer.Context, bundle: Path) -> None:
 def check(context: typer.Context, bundle: Path) -> None:
     """Run a bundle's self-check against its golden outputs."""
     _runtime("check", str(bundle), *context.args)
-
-
-def _images(path: Path | None) -> Any:
-    import numpy as np
-
-    if path is None:
-        return None
-    if not path.is_file():
-        raise InputError(f"there is no calibration file {str(path)!r}; save one with numpy.save(path, images)")
-    return np.load(path, allow_pickle=False)
 
 
 def _load_pass_files(paths: list[Path] | None) -> None:

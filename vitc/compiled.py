@@ -17,6 +17,7 @@ from vitc.kernels.travel import plugin_files
 from vitc.lowering.cpu import Engine, open_engine
 from vitc.lowering.onnx.model import OnnxModel, TensorSpec, weight_bytes
 from vitc.lowering.substitution import plugin_nodes
+from vitc.preprocessing import Preprocessing
 from vitc.program import BatchRange, Program
 from vitc.report import Report
 from vitc.structure import bind, json_tree, rebuild
@@ -108,7 +109,7 @@ class CompiledModel:
             model=model,
             pipeline=self._report.pipeline,
             target=target.to_dict(),
-            inputs=tuple(_info(s) for s in self.onnx.inputs),
+            inputs=tuple(_info(s, self.program.preprocessing) for s in self.onnx.inputs),
             outputs=tuple(_info(s) for s in self.onnx.outputs),
             structure=json_tree(self.program),
             dims={"batch": Dim(batch.min, batch.max)} if batch is not None else {},
@@ -166,8 +167,9 @@ def _resized(tensor: torch.Tensor, batch: int) -> torch.Tensor:
     return tensor.repeat(repeats, *[1] * (tensor.ndim - 1))[:batch]
 
 
-def _info(spec: TensorSpec) -> TensorInfo:
-    return TensorInfo(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape)
+def _info(spec: TensorSpec, preprocessing: Preprocessing | None = None) -> TensorInfo:
+    known = preprocessing.to_dict() if preprocessing is not None and len(spec.shape) == 4 else None
+    return TensorInfo(spec.name, str(spec.dtype).removeprefix("torch."), spec.shape, known)
 
 
 def _next_major(version: str) -> str:

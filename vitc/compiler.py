@@ -13,7 +13,7 @@ import torch
 
 from vitc.analysis import flops, op_costs
 from vitc.attention_choice import attention_choices
-from vitc.calibration import CalibrationStream
+from vitc.calibration import calibration_stream
 from vitc.capture import capture
 from vitc.compiled import CompiledModel
 from vitc.cost import predict
@@ -152,7 +152,8 @@ def compile(
     model: any nn.Module in eval mode, or what torch.export.export returned.
     target: a name of `vitc.available_targets()`, a path to a TOML file, or a Target.
     example_inputs: a tensor, tuple or dict as forward takes it; None reads the model's own config.
-    calibration: representative, preprocessed inputs: a tensor [n, C, H, W], or an iterable of batches.
+    calibration: representative, preprocessed inputs: a tensor [n, C, H, W], or an iterable of batches; or a path to an
+        .npy file of them or to a folder of images, which are preprocessed as a timm model's config says.
     prune: the share of the parameters to take away, as 0.35, or a dict: {'flops': 0.4}, {'latency': 0.3},
         {'params': 0.35, 'keep': ['blocks.0'], 'criterion': 'taylor', 'data': labelled_batches}; see `vitc.prune`.
     distill: what the pruned model learns from the given one on: tensors (inputs, labels) or a loader, or a dict:
@@ -248,8 +249,7 @@ def _plan(
     else:
         passes = parse_pipeline(pipeline) if isinstance(pipeline, str) else tuple(pipeline)
     if calibration is not None:
-        shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
-        stream = CalibrationStream(calibration, shapes)
+        stream = calibration_stream(calibration, program)
         program = program.evolve(calibration=stream, samples=program.samples or Samples(stream))
     after = run_pipeline(program, passes[len(program.journal) :], instruments)
     model = lower(after)

@@ -42,10 +42,13 @@ def _timm(name: str, pretrained: bool) -> Any:
 
 
 def _transformers(name: str, pretrained: bool) -> Any:
+    """With the head its config names (ViTForImageClassification, …), or AutoModel's choice without one."""
     transformers = _package("transformers")
+    config = transformers.AutoConfig.from_pretrained(name)
+    kind = getattr(transformers, (config.architectures or ["AutoModel"])[0], transformers.AutoModel)
     if pretrained:
-        return transformers.AutoModel.from_pretrained(name)
-    return transformers.AutoModel.from_config(transformers.AutoConfig.from_pretrained(name))
+        return kind.from_pretrained(name)
+    return kind.from_config(config) if kind is transformers.AutoModel else kind(config)
 
 
 def _torchvision(name: str, pretrained: bool) -> Any:

@@ -45,9 +45,10 @@ class Preprocessing:
         """[3, H, W] float32 of a PIL image; greyscale and palette images become RGB first."""
         height, width = self.size
         rgb = image.convert("RGB")
-        # timm.data.transforms_factory: the shorter side is resized to floor(size / crop), then the centre is cut out.
+        # timm.data.transforms_factory and torchvision's Resize: the shorter side becomes floor(size / crop), the longer
+        # one is cut to whole pixels, then the centre is taken.
         factor = max(floor(height / self.crop) / rgb.height, floor(width / self.crop) / rgb.width)
-        resized = (max(width, round(rgb.width * factor)), max(height, round(rgb.height * factor)))
+        resized = (max(width, int(rgb.width * factor + 1e-9)), max(height, int(rgb.height * factor + 1e-9)))
         left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
         cut = rgb.resize(resized, _FILTERS[self.interpolation]).crop((left, top, left + width, top + height))
         scaled = (np.asarray(cut, np.float32) / 255 - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)

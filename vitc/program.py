@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vitc.calibration import CalibrationStream
     from vitc.passes.pruning.plan import PrunePlan
     from vitc.passes.pruning.samples import Samples
+    from vitc.preprocessing import Preprocessing
     from vitc.targets import Target
 
 
@@ -53,6 +54,7 @@ class Program:
     target: Target
     example_inputs: tuple[torch.Tensor, ...]
     batch: BatchRange | None = None
+    preprocessing: Preprocessing | None = None
     calibration: CalibrationStream | None = None
     ranges: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     samples: Samples | None = None

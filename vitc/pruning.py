@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from vitc.calibration import CalibrationStream
+from vitc.calibration import calibration_stream
 from vitc.capture import capture
 from vitc.errors import InputError, unknown
 from vitc.passes.pruning.plan import PrunePlan
@@ -140,8 +140,7 @@ def with_samples(program: Program, data: Any, loss: Loss | None) -> Program:
     """The program with what criteria look at."""
     if data is None:
         return program
-    shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
-    return program.evolve(samples=Samples(CalibrationStream(data, shapes), loss))
+    return program.evolve(samples=Samples(calibration_stream(data, program), loss))
 
 
 def owned(program: Program) -> Program:

@@ -128,11 +128,16 @@ class Emitter:
         return results[0] if outputs == 1 else results
 
     def initializer(self, name: str, tensor: torch.Tensor) -> str:
-        """A weight under the user's own name."""
-        if name not in self.initializers:
-            array = tensor.detach().contiguous().numpy()
-            self.initializers[name] = numpy_helper.from_array(array, name)
-        return name
+        """A weight under the user's own name; one that also serves in another form (transposed) gets a number behind it."""
+        proto = numpy_helper.from_array(tensor.detach().contiguous().numpy(), name)
+        i = 0
+        while (known := self.initializers.get(proto.name)) is not None:
+            if (known.dims, known.data_type, known.raw_data) == (proto.dims, proto.data_type, proto.raw_data):
+                return proto.name
+            i += 1
+            proto.name = f"{name}_{i}"
+        self.initializers[proto.name] = proto
+        return proto.name
 
     def const(self, array: Any, dtype: torch.dtype | None = None) -> str:
         """A small literal; equal literals are shared."""

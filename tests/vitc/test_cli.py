@@ -83,7 +83,7 @@ def test_unknown_factory(model: str) -> None:
 
 
 def test_no_calibration_file(model: str) -> None:
-    assert "there is no calibration file 'none.npy'" in vitc("plan", model, "--calibration", "none.npy", code=1)
+    assert "there is no folder of images and no .npy file 'none.npy'" in vitc("plan", model, "--calibration", "none.npy", code=1)
 
 
 def test_lint(tmp_path: Path) -> None:

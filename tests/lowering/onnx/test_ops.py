@@ -282,6 +282,19 @@ def test_a_program_that_is_not_tiled_is_refused() -> None:
         lower(program)
 
 
+def test_a_weight_that_serves_twice_is_stored_once_in_each_form() -> None:
+    def function(m: Call, x: Tensor) -> Any:
+        return aten.linear.default(x, m.weight), aten.linear.default(2 * x, m.weight), x[:, :1] * m.weight[:1]
+
+    model, _, lowered = _lowered(function, (X,))
+    stored = {i.name: tuple(i.dims) for i in lowered.proto.graph.initializer if "weight" in i.name}
+    assert stored == {"weight": (6, 5), "weight_1": (5, 6)}
+    x = torch.randn(2, *X)
+    got = _session(lowered).run(None, {lowered.inputs[0].name: x.numpy()})
+    for one, want in zip(got, model(x), strict=True):
+        np.testing.assert_allclose(one, want.detach().numpy(), atol=1e-5)
+
+
 def test_literals_are_shared_only_if_all_their_values_agree() -> None:
     def function(m: Call, x: Tensor) -> Any:
         return x.reshape(-1, 2, 3, 2, 2), x.reshape(-1, 2, 3, 2, 2), x.reshape(-1, 2, 3, 1, 4)

@@ -1,0 +1,109 @@
+"""Photographs to inputs: against timm's own evaluation transform; folders of images, good and bad."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import vitc
+from vitc.calibration import calibration_stream
+from vitc.capture import capture
+from vitc.errors import CalibrationError, InputError
+from vitc.preprocessing import ImageFolder, Preprocessing, infer_preprocessing
+
+timm = pytest.importorskip("timm")
+HALF = (0.5, 0.5, 0.5)
+
+
+def _photo(width: int, height: int, mode: str = "RGB") -> Image.Image:
+    y, x = np.mgrid[:height, :width]
+    waves = np.stack([128 + 100 * np.sin(x / 7 + c) * np.cos(y / 11 - c) for c in range(3)], -1)
+    return Image.fromarray(waves.astype(np.uint8)).convert(mode)
+
+
+def _model() -> torch.nn.Module:
+    return timm.create_model("vit_tiny_patch16_224", depth=1, img_size=64).eval()
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (200, 300), (90, 90), (64, 500)])
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224", "swin_tiny_patch4_window7_224"])
+def test_it_is_timms_evaluation_transform(name: str, shape: tuple[int, int]) -> None:
+    model = timm.create_model(name)
+    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))
+    ours = infer_preprocessing(model)
+    assert ours is not None
+    photo = _photo(*shape)
+    np.testing.assert_allclose(ours(photo), transform(photo).numpy(), atol=2e-2)  # the 8-bit resize may round otherwise
+
+
+def test_an_img_size_of_the_model_wins() -> None:
+    ours = infer_preprocessing(_model())
+    assert ours is not None
+    assert ours.size == (64, 64)
+
+
+def test_a_model_without_a_config_has_none() -> None:
+    assert infer_preprocessing(torch.nn.Linear(2, 2)) is None
+
+
+def test_an_unknown_interpolation_and_a_crop_beyond_one_are_refused() -> None:
+    with pytest.raises(InputError, match="unknown interpolation 'lanczos7'; known: nearest, bilinear, bicubic"):
+        Preprocessing((8, 8), HALF, HALF, interpolation="lanczos7")
+    with pytest.raises(InputError, match=r"crop is a share in \(0, 1\], got 1.5"):
+        Preprocessing((8, 8), HALF, HALF, crop=1.5)
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    for i, mode in enumerate(("RGB", "L", "RGBA", "P")):
+        _photo(80 + i, 70, mode).save(path / f"{i}.png")
+    return path
+
+
+def test_a_folder_of_images_of_any_mode_calibrates(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "images")
+    model = _model()
+    stacked = np.concatenate(list(ImageFolder(folder, infer_preprocessing(model))))  # type: ignore[arg-type]
+    assert stacked.shape == (4, 3, 64, 64)
+    from_folder, from_array = (vitc.plan(model, "orin", calibration=images).program.ranges for images in (folder, stacked))
+    assert dict(from_folder) == dict(from_array)
+
+
+def test_the_limit_counts_images_and_the_order_is_by_name(tmp_path: Path) -> None:
+    folder = ImageFolder(_folder(tmp_path / "images"), Preprocessing((8, 8), HALF, HALF), limit=3, batch_size=2)
+    assert [p.name for p in folder.files()] == ["0.png", "1.png", "2.png"]
+    assert [b.shape[0] for b in folder] == [2, 1]
+
+
+def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
+    folder = _folder(tmp_path / "images")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:60])
+    with pytest.raises(CalibrationError, match=r"calibration image '.*2\.png' cannot be read: .*; remove or replace it"):
+        list(ImageFolder(folder, Preprocessing((8, 8), HALF, HALF)))
+
+
+def test_a_folder_without_images_and_a_missing_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match=r"no images in '.*'; vitc reads .bmp, .gif"):
+        ImageFolder(tmp_path, Preprocessing((8, 8), HALF, HALF)).files()
+    with pytest.raises(CalibrationError, match="there is no folder of images 'nowhere'"):
+        ImageFolder(Path("nowhere"), Preprocessing((8, 8), HALF, HALF)).files()
+
+
+def test_images_for_a_model_of_unknown_preprocessing_are_refused(tmp_path: Path) -> None:
+    model = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 8), torch.nn.Flatten()).eval()
+    program = capture(model, vitc.load_target("cpu"), torch.randn(2, 3, 8, 8))
+    with pytest.raises(CalibrationError, match="does not say how the images in .* are to be preprocessed"):
+        calibration_stream(_folder(tmp_path / "images"), program)
+
+
+def test_the_manifest_says_what_the_model_wants(tmp_path: Path) -> None:
+    bundle = vitc.compile(_model(), "cpu").save(tmp_path / "bundle")
+    preprocessing = bundle.manifest.inputs[0].preprocessing
+    assert preprocessing == {
+        "size": [64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop": 0.9, "interpolation": "bicubic",
+        "layout": "NCHW, RGB",
+    }  # fmt: skip

@@ -35,10 +35,10 @@ class Style:
     """How hard the drawings are. Lengths in half image widths, angles in radians, brightness in [−1, 1]."""
 
     scale: tuple[float, float] = (0.6, 0.85)
-    shift: float = 0.08
-    turn: float = 0.25
+    shift: float = 0.1
+    turn: float = 0.3
     stretch: float = 0.15
-    noise: float = 0.15
+    noise: float = 0.2
     grating: float = 0.25
     distractors: int = 3
 

@@ -16,10 +16,10 @@ from vitc.passes.canonical import (
     simplify_mask,
 )
 from vitc.passes.pruning import prune
-from vitc.passes.quantization import quantize_int8, smooth
+from vitc.passes.quantization import quantize_int8, smooth, tune_int8
 
 __all__ = [
     "attention_4d", "batch_first", "drop_noops", "finish", "fold_batch_norm", "fold_constants", "fuse_attention", "merge_qkv",
     "order_qkv", "precision", "prune", "quantize_int8", "recognise_gelu", "recognise_layer_norm", "simplify_mask", "smooth",
-    "tiling",
+    "tiling", "tune_int8",
 ]  # fmt: skip

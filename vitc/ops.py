@@ -11,6 +11,7 @@ Layouts, names and fields are those of kernels/vit_attention.toml.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -121,6 +122,30 @@ def _(
     tile_k: int,
 ) -> Tensor:
     return q.new_empty(_attention_shape(q, num_heads, head_dim, layout))
+
+
+def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[:4])
+    ctx.options = inputs[4:8]
+
+
+def _attention_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    """Through torch's own attention, computed again: tiles make no difference to a derivative."""
+    num_heads, head_dim, scale, layout = ctx.options
+    with torch.enable_grad():
+        operands = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
+        q, k, v, bias = operands
+        assert q is not None
+        heads = split_heads(q, k, v, num_heads, head_dim, layout)
+        if bias is not None and bias.shape[0] > 1:
+            bias = bias.repeat(heads[0].shape[0] // bias.shape[0], 1, 1, 1)
+        mixed = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=bias, scale=scale)
+        out = mixed.transpose(1, 2).flatten(2)
+        found = iter(torch.autograd.grad(out, [t for t in operands if t is not None], grad))
+    return (*(None if t is None else next(found) for t in operands), *[None] * 6)
+
+
+attention.register_autograd(_attention_backward, setup_context=_keep_for_backward)
 
 
 @torch.library.custom_op("vitc::quantize", mutates_args=())

@@ -48,7 +48,7 @@ class QuantizeInt8(Pass):
 
     def run(self, program: Program) -> Program:
         sites = self.sites(program)
-        program = self._with_ranges(program, sites)
+        program = self.with_ranges(program, sites)
         scales = {name: step_of(program.ranges[name]) for name in sites.tensors()}
 
         rewriter = Rewriter(program.module, self.name)
@@ -86,7 +86,8 @@ class QuantizeInt8(Pass):
         path = module_path(node)
         return any(fnmatch(path, pattern) or path.startswith(f"{pattern}.") for pattern in self.skip)
 
-    def _with_ranges(self, program: Program, sites: Sites) -> Program:
+    def with_ranges(self, program: Program, sites: Sites) -> Program:
+        """The program with a range for each of these tensors."""
         if known(program, sites, self.correct_bias):
             return program
         if program.calibration is None:

@@ -97,3 +97,19 @@ def test_what_the_gpu_is_handed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert addresses[0] != whole.data_ptr()  # the kernel takes whole tensors: a view was copied
     assert addresses[1:] == [t.data_ptr() for t in inputs[1:]]
     assert outputs == [out.data_ptr()]
+
+
+@pytest.mark.parametrize("biases", [0, 1, 2])
+@pytest.mark.parametrize("layout", ["packed", "bnhd", "bhnd"])
+def test_attention_s_derivative_is_autograd_s_through_the_formula(layout: str, biases: int) -> None:
+    shapes = {"packed": [(4, 5, 24)], "bnhd": [(4, 5, 8)] * 3, "bhnd": [(4, 2, 5, 4)] * 3}[layout]
+    operands = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
+    bias = torch.randn(biases, 2, 5, 5, dtype=torch.float64, requires_grad=True) if biases else None
+    leaves = [*operands, *([] if bias is None else [bias])]
+    out = torch.ops.vitc.attention(*[*operands, None, None][:3], bias, 2, 4, 0.3, layout, 2, 2)
+    q, k, v = vitc.ops.split_heads(*[*operands, None, None][:3], 2, 4, layout)
+    scores = 0.3 * q @ k.transpose(-1, -2) + (0 if bias is None else bias.repeat(4 // biases, 1, 1, 1))
+    formula = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(4, 5, 8)
+    weights = torch.randn_like(out)
+    got, want = (torch.autograd.grad((x * weights).sum(), leaves) for x in (out, formula))
+    torch.testing.assert_close(got, want)

@@ -1,0 +1,53 @@
+"""tune-int8: trains the weights with INT8 in view (QAT), the floating-point program being the teacher, before quantize-int8.
+
+The calibration images are all it needs: the labels are the teacher's outputs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from vitc.errors import CalibrationError, PassError
+from vitc.passes.quantization.quantize_int8 import QuantizeInt8
+from vitc.pipeline import Pass, register_pass
+from vitc.program import Program
+
+
+@register_pass
+@dataclass(frozen=True)
+class TuneInt8(Pass):
+    """Distils the program into its own INT8 form. `epochs`: passes over the calibration images. `rate`: the largest learning
+    rate. `learn_steps`: also train the activations' step sizes (LSQ). `temperature`: of the soft labels. `batch_size`: images a
+    step. `skip`: as quantize-int8's. `seed`: of the order of the images."""
+
+    name = "tune-int8"
+    needs = "tiled"
+    after = ("smooth-activations",)
+    before = ("quantize-int8",)
+
+    epochs: float = 3.0
+    rate: float = 1e-4
+    learn_steps: bool = False
+    temperature: float = 1.0
+    batch_size: int = 16
+    skip: tuple[str, ...] = ()
+    seed: int = 0
+
+    def run(self, program: Program) -> Program:
+        from vitc.distillation import DistillConfig, Logits, distill
+        from vitc.distillation.int8 import FakeQuantised
+
+        student = FakeQuantised(program, QuantizeInt8(skip=self.skip, correct_bias=False), self.learn_steps)
+        stage = Logits(epochs=self.epochs, rate=self.rate, temperature=self.temperature, soft=1.0)
+        config = DistillConfig(batch_size=self.batch_size, weight_decay=0.0, seed=self.seed)
+        result = distill(student.module, program.module, self._images(program), stages=(stage,), config=config)
+        return student.program().note(f"tuned: {result}")
+
+    def _images(self, program: Program) -> torch.Tensor:
+        if program.calibration is None:
+            raise CalibrationError("tune-int8 trains on the calibration data and there is none; pass calibration=images")
+        if len(program.example_inputs) != 1:
+            raise PassError(f"tune-int8 trains models of one input, this one has {len(program.example_inputs)}; leave the pass out")
+        return torch.cat([batch[0] for batch in program.calibration])

@@ -15,6 +15,10 @@ if find_spec("torch") is not None:
     ensure_torchvision_imports()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--regenerate-golden", action="store_true", help="write the files that golden tests compare with")
+
+
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     """Every test starts from the same random numbers."""

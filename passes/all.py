@@ -8,6 +8,7 @@ from vitc.passes.canonical import (
     finish,
     fold_batch_norm,
     fold_constants,
+    fold_layer_scale,
     fuse_attention,
     merge_qkv,
     order_qkv,
@@ -19,7 +20,7 @@ from vitc.passes.pruning import prune
 from vitc.passes.quantization import quantize_int8, smooth, tune_int8
 
 __all__ = [
-    "attention_4d", "batch_first", "drop_noops", "finish", "fold_batch_norm", "fold_constants", "fuse_attention", "merge_qkv",
-    "order_qkv", "precision", "prune", "quantize_int8", "recognise_gelu", "recognise_layer_norm", "simplify_mask", "smooth",
-    "tiling", "tune_int8",
+    "attention_4d", "batch_first", "drop_noops", "finish", "fold_batch_norm", "fold_constants", "fold_layer_scale",
+    "fuse_attention", "merge_qkv", "order_qkv", "precision", "prune", "quantize_int8", "recognise_gelu",
+    "recognise_layer_norm", "simplify_mask", "smooth", "tiling", "tune_int8",
 ]  # fmt: skip

@@ -46,6 +46,7 @@ CANONICAL = (
     "drop-noops",  # first: the others match without dropout and copies in between
     "fold-constants",  # masks and position embeddings become weights
     "fold-batch-norm",
+    "fold-layer-scale",
     "recognise-gelu",
     "recognise-layer-norm",
     "batch-first",  # nn.MultiheadAttention's [N, B, C]

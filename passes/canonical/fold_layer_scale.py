@@ -12,7 +12,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import Rewriter, constant, shape_of
-from vitc.graph.nodes import is_constant, is_tensor, sole_user
+from vitc.graph.nodes import is_constant, is_tensor, same_shape, sole_user
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
@@ -46,7 +46,9 @@ def _fold(rewriter: Rewriter, mul: Node) -> None:
     if not all(is_constant(a) for a in linear.args[1:] if a is not None):  # type: ignore[union-attr]
         return
     factor = constant(rewriter.module, gamma).flatten()  # type: ignore[arg-type]
-    if len(factor) not in (1, shape_of(linear)[-1]) or shape_of(gamma)[-1:] != (len(factor),):  # type: ignore[arg-type]
+    if len(factor) not in (1, shape_of(linear)[-1]) or shape_of(gamma)[-1:] not in ((), (len(factor),)):  # type: ignore[arg-type]
+        return
+    if not same_shape(shape_of(mul), shape_of(linear)):  # type: ignore[arg-type]
         return
     with rewriter.at(linear):  # type: ignore[arg-type]
         operands = []

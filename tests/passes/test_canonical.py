@@ -96,6 +96,23 @@ def test_batch_norm_whose_convolution_is_used_twice_keeps_both_results() -> None
     assert count(after, aten.batch_norm.default) == 0
 
 
+@pytest.mark.parametrize("shape", [(6,), (1, 1, 6), (1,), ()], ids=str)
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "no bias"])
+def test_layer_scale_goes_into_the_linear(shape: tuple[int, ...], bias: bool) -> None:
+    parts = {"gamma": nn.Parameter(torch.randn(shape)), "linear": nn.Linear(models.WIDTH, 6, bias)}
+    _, after = check(Lambda(lambda m, x: m.gamma * m.linear(x), **parts), CANON, tokens())
+    assert [n.target for n in after.graph.nodes if n.op == "call_function"] == [aten.linear.default]
+
+
+def test_a_scale_a_token_and_a_linear_used_twice_stay() -> None:
+    by_token = {"gamma": nn.Parameter(torch.randn(models.TOKENS, 1)), "linear": nn.Linear(models.WIDTH, 6)}
+    _, after = check(Lambda(lambda m, x: m.linear(x) * m.gamma, **by_token), CANON, tokens())
+    assert count(after, aten.mul.Tensor) == 1
+    twice = {"gamma": nn.Parameter(torch.randn(6)), "linear": nn.Linear(models.WIDTH, 6)}
+    _, after = check(Lambda(lambda m, x: (y := m.linear(x)) * m.gamma + y, **twice), CANON, tokens())
+    assert count(after, aten.mul.Tensor) == 1
+
+
 @pytest.mark.parametrize(
     "function",
     [

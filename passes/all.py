@@ -1,6 +1,6 @@
 """Importing this module registers every pass of vitc."""
 
-from vitc.passes import precision, tiling
+from vitc.passes import precision, tiling, window
 from vitc.passes.canonical import (
     attention_4d,
     batch_first,
@@ -22,5 +22,5 @@ from vitc.passes.quantization import quantize_int8, smooth, tune_int8
 __all__ = [
     "attention_4d", "batch_first", "drop_noops", "finish", "fold_batch_norm", "fold_constants", "fold_layer_scale",
     "fuse_attention", "merge_qkv", "order_qkv", "precision", "prune", "quantize_int8", "recognise_gelu",
-    "recognise_layer_norm", "simplify_mask", "smooth", "tiling", "tune_int8",
+    "recognise_layer_norm", "simplify_mask", "smooth", "tiling", "tune_int8", "window",
 ]  # fmt: skip

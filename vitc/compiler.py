@@ -28,7 +28,7 @@ from vitc.passes.pruning.samples import Samples
 from vitc.pipeline.base import Pass
 from vitc.pipeline.instruments import Dump, Instrument, Progress
 from vitc.pipeline.manager import run_pipeline
-from vitc.pipeline.text import parse_pipeline, print_pipeline
+from vitc.pipeline.text import parse_pipeline, print_pass, print_pipeline
 from vitc.program import BatchRange, Program
 from vitc.pruning import Budget, prune_pass, with_samples
 from vitc.report import Report
@@ -62,10 +62,17 @@ CANONICAL = (
 
 
 def default_pipeline(
-    target: Target, int8: bool, prune: Prune | None = None, int8_attention: bool | None = None
+    target: Target,
+    int8: bool,
+    prune: Prune | None = None,
+    int8_attention: bool | None = None,
+    attention: Pass | None = None,
 ) -> tuple[Pass, ...]:
-    """The passes for a target. Exact up to FP16 unless `int8` or `prune`. `int8_attention` None: not on a CPU."""
+    """The passes for a target. Exact up to FP16 unless `int8`, `prune` or a lossy `attention` pass. `int8_attention` None:
+    not on a CPU."""
     names = ["tile-attention"]
+    if attention is not None:
+        names.append(print_pass(attention))
     if int8:
         # The library engines of a CPU have no INT8 attention: its border stays in floating point there.
         border = "" if int8_attention or (int8_attention is None and target.kind != "cpu") else "{attention=false}"
@@ -114,6 +121,7 @@ def plan(
     calibration: Any = None,
     prune: Budget | None = None,
     distill: Any = None,
+    attention: str = "exact",
     quantize: Quantize = "auto",
     batch: BatchRange | None = BatchRange(),
     pipeline: str | Sequence[Pass] | None = None,
@@ -126,7 +134,7 @@ def plan(
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
     start = _distilled(start, program, distill, progress)
-    return _plan(program, start, calibration, quantize, pipeline, instruments)
+    return _plan(program, start, calibration, attention, quantize, pipeline, instruments)
 
 
 def compile(
@@ -137,6 +145,7 @@ def compile(
     calibration: Any = None,
     prune: Budget | None = None,
     distill: Any = None,
+    attention: str = "exact",
     quantize: Quantize = "auto",
     evaluate: Callable[[Callable[..., Any]], float] | None = None,
     max_drop: float | None = None,
@@ -159,6 +168,8 @@ def compile(
         {'params': 0.35, 'keep': ['blocks.0'], 'criterion': 'taylor', 'data': labelled_batches}; see `vitc.prune`.
     distill: what the pruned model learns from the given one on: tensors (inputs, labels) or a loader, or a dict:
         {'data': loader, 'stages': (vitc.Logits(epochs=5),), 'checkpoint': 'run.safetensors'}; see `vitc.distill`.
+    attention: 'exact'; 'window', or the text of the pass with its options ('window-attention{window=256,overlap=64}'): each
+        token attends to its own block and an overlap only, which costs accuracy and pays at high resolutions.
     quantize: 'auto' quantises where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
         'int8' always; None never.
     evaluate: a function that takes a callable model and returns a score, higher is better.
@@ -177,14 +188,14 @@ def compile(
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
     start = _distilled(start, program, distill, progress)
-    made = _plan(program, start, calibration, quantize, pipeline, instruments)
+    made = _plan(program, start, calibration, attention, quantize, pipeline, instruments)
     chosen = CompiledModel.from_plan(made)
     if made.program.stage != "quantized" or pipeline is not None:
         return _finished(chosen, made)
     measures = device.kind == "cpu" and quantize == "auto"
     if evaluate is None and not measures:
         return _finished(chosen, made)
-    floating = CompiledModel.from_plan(_plan(program, start, None, None, None, ()))
+    floating = CompiledModel.from_plan(_plan(program, start, None, attention, None, None, ()))
     if evaluate is not None and max_drop is not None:
         before, after = _score(evaluate, floating), _score(evaluate, chosen)
         verdict = f"score {before:.4f} in floating point, {after:.4f} in INT8, allowed drop {max_drop:.4f}"
@@ -224,10 +235,21 @@ def _distilled(student: Program, teacher: Program, wanted: Any, progress: bool) 
     return recover(student, teacher, wanted, progress)
 
 
+def _attention_pass(attention: str) -> Pass | None:
+    if attention == "exact":
+        return None
+    text = "window-attention" if attention == "window" else attention
+    if not text.startswith("window-attention"):
+        raise InputError(f"attention must be 'exact', 'window' or the text of a pass, got {attention!r}")
+    (item,) = parse_pipeline(text)
+    return item
+
+
 def _plan(
     original: Program,
     program: Program,
     calibration: Any,
+    attention: str,
     quantize: Quantize,
     pipeline: str | Sequence[Pass] | None,
     instruments: Sequence[Instrument],
@@ -238,7 +260,8 @@ def _plan(
         raise CalibrationError("quantize='int8' needs calibration=images, a tensor or an iterable of batches")
     int8 = quantize is not None and calibration is not None
     if pipeline is None:
-        passes = default_pipeline(program.target, int8)
+        lossy = _attention_pass(attention)
+        passes = default_pipeline(program.target, int8, attention=lossy)
         if program.journal:  # pruned already
             done = parse_pipeline(",".join(entry.pass_text for entry in program.journal))
             passes = (*done, *passes[len(CANONICAL) :])
@@ -246,7 +269,8 @@ def _plan(
             tiled = next(i for i, step in enumerate(passes) if step.name == "tile-attention") + 1
             program = run_pipeline(program, passes[len(program.journal) : tiled], instruments)
             if _native_attention(program):
-                passes = (*passes[:tiled], *default_pipeline(program.target, int8, int8_attention=True)[len(CANONICAL) + 1 :])
+                rest = default_pipeline(program.target, int8, int8_attention=True, attention=lossy)[len(CANONICAL) + 1 :]
+                passes = (*passes[:tiled], *rest)
     else:
         passes = parse_pipeline(pipeline) if isinstance(pipeline, str) else tuple(pipeline)
     if calibration is not None:

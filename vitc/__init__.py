@@ -47,6 +47,7 @@ _HOMES = {
     "prune": "vitc.pruning",
     "register_criterion": "vitc.passes.pruning.criteria",
     "register_pass": "vitc.pipeline.registry",
+    "sensitivity": "vitc.mixed.sensitivity",
     "replay_pruning": "vitc.pruning",
 }
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from vitc.errors import InternalError, VitcError
     from vitc.graph.rewriter import Rewriter
     from vitc.lowering.lint import lint
+    from vitc.mixed.sensitivity import sensitivity
     from vitc.passes.pruning.criteria import Criterion, known_criteria, register_criterion
     from vitc.passes.pruning.plan import PrunePlan
     from vitc.pipeline.base import Pass
@@ -74,7 +76,7 @@ __all__ = [
     "BatchRange", "CompiledModel", "Criterion", "DistillConfig", "DistillResult", "Dump", "Features", "ImageFolder", "Instrument",
     "InternalError", "Logits", "Pass", "Plan", "Preprocessing", "Program", "PrunePlan", "Pruned", "Rewriter", "Target", "VitcError",
     "available_targets", "compile", "distill", "known_criteria", "known_passes", "lint", "load", "load_target", "plan", "prune",
-    "register_criterion", "register_pass", "replay_pruning",
+    "register_criterion", "register_pass", "replay_pruning", "sensitivity",
 ]  # fmt: skip
 
 

@@ -35,8 +35,7 @@ class CalibrationStream:
     batch_size: int = 4
 
     def __post_init__(self) -> None:
-        if isinstance(self.batches, Iterator):
-            object.__setattr__(self, "batches", _Replayable(self.batches))
+        object.__setattr__(self, "batches", replayable(self.batches))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
         for inputs, _ in self.labelled():
@@ -116,6 +115,11 @@ class _Replayable:
         for item in self._items:
             self._kept.append(item)
             yield item
+
+
+def replayable(batches: Any) -> Any:
+    """What can be read again and again: an iterator's items are kept, everything else is as it was."""
+    return _Replayable(batches) if isinstance(batches, Iterator) else batches
 
 
 def _named_errors(items: Iterable[Any]) -> Iterator[Any]:

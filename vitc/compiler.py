@@ -8,12 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 
 from vitc.analysis import flops, op_costs
 from vitc.attention_choice import attention_choices
-from vitc.calibration import calibration_stream
+from vitc.calibration import calibration_stream, replayable
 from vitc.capture import capture
 from vitc.compiled import CompiledModel
 from vitc.cost import predict
@@ -149,6 +148,7 @@ def compile(
     quantize: Quantize = "auto",
     evaluate: Callable[[Callable[..., Any]], float] | None = None,
     max_drop: float | None = None,
+    resume: str | Path | None = None,
     batch: BatchRange | None = BatchRange(),
     pipeline: str | Sequence[Pass] | None = None,
     dump: str | Path | None = None,
@@ -173,7 +173,10 @@ def compile(
     quantize: 'auto' quantises where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
         'int8' always; None never.
     evaluate: a function that takes a callable model and returns a score, higher is better.
-    max_drop: the most `evaluate`'s score may lose by INT8; if it loses more, floating point is kept and the report says so.
+    max_drop: the most `evaluate`'s score may lose by INT8. Blocks that cost more stay in floating point, the fastest mix
+        wins, and the report's ledger says why. Without `evaluate` the score is the share of calibration images that get
+        the same class as in floating point.
+    resume: a folder for the search's journal; a search that was killed goes on there, to the same result.
     batch: the range of batch sizes; None fixes the example's.
     pipeline: passes, or their text, instead of the default pipeline.
     dump: a folder for the graph after each pass.
@@ -181,30 +184,33 @@ def compile(
 
     Raises CaptureError, CalibrationError, DistillError, InputError, PipelineError, PassError, LoweringError, TargetError.
     """
-    if (max_drop is None) != (evaluate is None):
-        raise InputError("max_drop and evaluate belong together: evaluate gives the score that max_drop limits")
+    if evaluate is not None and max_drop is None:
+        raise InputError("evaluate needs max_drop: the most that its score may lose by INT8, as max_drop=0.005")
+    if max_drop is not None and not 0 <= max_drop < float("inf"):
+        raise InputError(f"max_drop must be a number that is not negative, got {max_drop}")
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs, batch)
+    calibration = replayable(calibration)
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
     start = _distilled(start, program, distill, progress)
     made = _plan(program, start, calibration, attention, quantize, pipeline, instruments)
-    chosen = CompiledModel.from_plan(made)
     if made.program.stage != "quantized" or pipeline is not None:
-        return _finished(chosen, made)
+        return _finished(CompiledModel.from_plan(made), made)
     measures = device.kind == "cpu" and quantize == "auto"
-    if evaluate is None and not measures:
+    if max_drop is not None:
+        from vitc.mixed.choose import Mixes
+
+        known = start.evolve(calibration=None).calibrated(made.program.ranges, made.program.vectors)
+        mixes = Mixes(made, start, lambda passes: _plan(program, known, None, attention, None, passes, ()))
+        chosen, made = mixes.fastest(evaluate, max_drop, resume)
+        if made.program.stage != "quantized" or not measures:
+            return _finished(chosen, made)
+        return _faster(mixes.floating(), chosen, made)
+    chosen = CompiledModel.from_plan(made)
+    if not measures:
         return _finished(chosen, made)
-    floating = CompiledModel.from_plan(_plan(program, start, None, attention, None, None, ()))
-    if evaluate is not None and max_drop is not None:
-        before, after = _score(evaluate, floating), _score(evaluate, chosen)
-        verdict = f"score {before:.4f} in floating point, {after:.4f} in INT8, allowed drop {max_drop:.4f}"
-        if before - after > max_drop:
-            return _finished(floating, made, f"INT8 is left out: {verdict}")
-        chosen = chosen.decided(f"INT8 is kept: {verdict}")
-    if measures:
-        return _faster(floating, chosen, made)
-    return _finished(chosen, made)
+    return _faster(CompiledModel.from_plan(_plan(program, start, None, attention, None, None, ())), chosen, made)
 
 
 def _pruned(
@@ -280,7 +286,7 @@ def _plan(
     model = lower(after)
     matches = match(model.proto)
     substitute(model.proto, matches)
-    report = _report(original, after, passes, matches, int8)
+    report = _report(original, after, passes, matches)
     return Plan(original, after, model, replace(report, lint=lint(model.proto, after.target).line()))
 
 
@@ -290,10 +296,10 @@ def _native_attention(program: Program) -> bool:
     return all(n.args[7] == "packed" and n.args[3] is None and n.args[5] % 16 == 0 for n in nodes)
 
 
-def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match], int8: bool) -> Report:
+def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match]) -> Report:
     target = after.target
     costs = op_costs(after)
-    skipped = [] if int8 else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
+    skipped = [] if after.stage == "quantized" else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
     if after.pruning is None:
         skipped.append("pruning: pass prune=0.35, or {'flops': 0.4}; it costs accuracy, which training recovers")
     return Report(
@@ -318,13 +324,6 @@ def _instruments(dump: str | Path | None, progress: bool) -> tuple[Instrument, .
     if progress:
         watchers.append(Progress())
     return tuple(watchers)
-
-
-def _score(evaluate: Callable[[Callable[..., Any]], float], model: CompiledModel) -> float:
-    score = float(evaluate(model))
-    if not np.isfinite(score):
-        raise InputError(f"evaluate returned {score}; it must return a finite number, higher is better")
-    return score
 
 
 def _faster(floating: CompiledModel, int8: CompiledModel, made: Plan) -> CompiledModel:

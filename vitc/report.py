@@ -7,6 +7,7 @@ from typing import Any
 
 from vitc.attention_choice import AttentionChoice
 from vitc.attention_choice import lines as attention_lines
+from vitc.mixed.records import Ledger
 from vitc.program import JournalEntry
 
 
@@ -30,6 +31,7 @@ class Report:
     decisions: tuple[str, ...] = ()
     pruning: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
+    ledger: Ledger | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -57,6 +59,8 @@ class Report:
             lines.append(f"lint      {self.lint}")
         lines += [f"decision  {text}" for text in self.decisions]
         lines += [f"skipped   {text}" for text in self.skipped]
+        if self.ledger is not None:
+            lines.append(f"ledger    {self.ledger.text()}")
         lines.append("passes")
         for entry in self.journal:
             lines.append(f"  {entry.pass_text:<32} +{entry.created} −{entry.erased} nodes, {entry.seconds:.2f} s")

@@ -31,8 +31,9 @@ _NO_AXIS = 0
 class QuantizeInt8(Pass):
     """`calibrator`: how a tensor's range is chosen; auto takes, per tensor, the one with the least measured error.
     `correct_bias`: the mean error of each GEMM is taken out of its bias. `attention`: also the attention's own border
-    (for the INT8 kernel). `skip`: module paths, with wildcards, that stay in floating point. `convolutions`: also the
-    patch embedding. `head`: also the classifier (its few FLOPs gain nothing). `seed`: of the samples of activations."""
+    (for the INT8 kernel). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those whose
+    attention multiplies by V in FP16. `convolutions`: also the patch embedding. `head`: also the classifier (its few FLOPs
+    gain nothing). `seed`: of the samples of activations."""
 
     name = "quantize-int8"
     needs = "tiled"
@@ -44,16 +45,20 @@ class QuantizeInt8(Pass):
     convolutions: bool = False
     head: bool = False
     skip: tuple[str, ...] = ()
+    pv_fp16: tuple[str, ...] = ()
     seed: int = 0
 
     def run(self, program: Program) -> Program:
         sites = self.sites(program)
-        program = self.with_ranges(program, sites)
-        scales = {name: step_of(program.ranges[name]) for name in sites.tensors()}
+        return self.apply(self.with_ranges(program, sites), sites)
 
+    def apply(self, program: Program, sites: Sites) -> Program:
+        """Changes the program's graph: these sites become INT8, with ranges that the program knows."""
+        scales = {name: step_of(program.ranges[name]) for name in sites.tensors()}
         rewriter = Rewriter(program.module, self.name)
         for node in sites.attentions:
-            _quantise_attention(rewriter, node, scales, set(sites.gemms))
+            pv = "fp16" if _matches(node, self.pv_fp16) else "int8"
+            _quantise_attention(rewriter, node, scales, set(sites.gemms), pv)
         activations: dict[Node, Node] = {}
         for x, gemms in sites.gemms.items():
             for node in gemms:
@@ -69,7 +74,7 @@ class QuantizeInt8(Pass):
         for node in program.graph.nodes:
             if self._wanted(node):
                 sites.gemms.setdefault(node.args[0], []).append(node)
-            elif node.target is ops.attention.default and self.attention and not self._skipped(node):
+            elif node.target is ops.attention.default and self.attention and not _matches(node, self.skip):
                 sites.attentions.append(node)
         return sites
 
@@ -80,14 +85,13 @@ class QuantizeInt8(Pass):
             wanted = self.head or not is_head(node)
         else:
             return False
-        return wanted and is_constant(node.args[1]) and not is_constant(node.args[0]) and not self._skipped(node)
-
-    def _skipped(self, node: Node) -> bool:
-        path = module_path(node)
-        return any(fnmatch(path, pattern) or path.startswith(f"{pattern}.") for pattern in self.skip)
+        return wanted and is_constant(node.args[1]) and not is_constant(node.args[0]) and not _matches(node, self.skip)
 
     def with_ranges(self, program: Program, sites: Sites) -> Program:
-        """The program with a range for each of these tensors."""
+        """The program with a range for each of the sites' tensors, from its calibration stream if it has none yet.
+
+        Raises CalibrationError without a stream.
+        """
         if known(program, sites, self.correct_bias):
             return program
         if program.calibration is None:
@@ -98,6 +102,11 @@ class QuantizeInt8(Pass):
             )
         ranges, vectors, line = choose_ranges(program, sites, self.calibrator, self.seed)
         return program.calibrated(ranges, vectors).note(line)
+
+
+def _matches(node: Node, patterns: tuple[str, ...]) -> bool:
+    path = module_path(node)
+    return any(fnmatch(path, pattern) or path.startswith(f"{pattern}.") for pattern in patterns)
 
 
 @dataclass(frozen=True)
@@ -148,7 +157,9 @@ def _quantise_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) ->
         return rewriter.call(ops.dequantize.default, integers, step, _NO_AXIS)
 
 
-def _quantise_attention(rewriter: Rewriter, node: Node, scales: dict[str, float], gemm_inputs: set[Node]) -> None:
+def _quantise_attention(
+    rewriter: Rewriter, node: Node, scales: dict[str, float], gemm_inputs: set[Node], pv: str
+) -> None:
     q, k, v, bias, heads, head_dim, scale, layout, tile_q, tile_k = node.args
     dtype = val(node).dtype
     emits_int8 = node in gemm_inputs
@@ -164,7 +175,7 @@ def _quantise_attention(rewriter: Rewriter, node: Node, scales: dict[str, float]
             operands = [_integers(rewriter, t, s) for t, s in zip((q, k, v), in_scales, strict=True)]  # type: ignore[arg-type]
         new = rewriter.call(
             ops.attention_int8.default,
-            *operands, bias, heads, head_dim, scale, layout, tile_q, tile_k, "int8", in_scales, out_scale, dtype,
+            *operands, bias, heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale, dtype,
         )  # fmt: skip
         if emits_int8:
             step = rewriter.parameter(

@@ -1,0 +1,219 @@
+"""INT8 accuracy beside the peers: trained models, the same calibration images, one table.
+
+    pip install -e '.[demo,bench]'
+    python benchmarks/int8_accuracy.py > benchmarks/results/int8_accuracy.md
+
+Every contender quantises the same trained FP32 model (benchmarks/tasks.py) with the same images and answers the same test
+images, which neither has seen. SQNR is 10·log10(‖y‖² / ‖y − ŷ‖²) of the outputs against FP32, agreement the share of test
+images (pixels, for segments) with the same class as FP32, score the task's own metric.
+
+"planted" models compute the same function as the digits model, rescaled by a seeded script: outlier channels between
+LayerNorms and linears, and heavy tails in q, k and v.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import copy
+import io
+import platform
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from datetime import date
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tasks
+import torch
+from torch import Tensor, nn
+
+import vitc
+
+Predict = Callable[[Tensor], Tensor]
+Quantise = Callable[[nn.Module, Tensor], Predict]
+MINMAX = "calibrator=minmax,correct_bias=false"
+
+
+@torch.no_grad()
+def plant_outliers(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Three channels of each LayerNorm 30 to 100 times larger, the weights that read them smaller: the same function."""
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    for block in model.blocks:  # type: ignore[union-attr]
+        for norm, linear in ((block.norm1, block.attn.qkv), (block.norm2, next(block.mlp.children()))):
+            factor = torch.ones_like(norm.weight)
+            factor[torch.randperm(len(factor), generator=generator)[:3]] = torch.tensor([30.0, 60.0, 100.0])
+            norm.weight.mul_(factor), norm.bias.mul_(factor), linear.weight.div_(factor)
+    return model
+
+
+@torch.no_grad()
+def plant_heavy_tails(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Log-normal factors (σ = 1.5) on the channels of q, their inverses on k; others on v, their inverses in the
+    projection: attention with heavy tails, the same function."""
+    model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
+    for block in model.blocks:  # type: ignore[union-attr]
+        width = block.attn.qkv.in_features
+        scores, values = (torch.exp(1.5 * torch.randn(width, generator=generator)) for _ in range(2))
+        factor = torch.cat([scores, 1 / scores, values])
+        block.attn.qkv.weight.mul_(factor[:, None]), block.attn.qkv.bias.mul_(factor)
+        block.attn.proj.weight.div_(values)
+    return model
+
+
+def fp32(model: nn.Module, _: Tensor) -> Predict:
+    return model
+
+
+def by_vitc(target: str, pipeline: str | None = None) -> Quantise:
+    """The graph after all passes, run by torch: integers as on the device, attention by the kernel's own arithmetic."""
+
+    def quantise(model: nn.Module, images: Tensor) -> Predict:
+        text = None
+        if pipeline is not None:
+            passes = vitc.plan(model, target, example_inputs=images[:2]).report.pipeline.split(",")
+            text = ",".join([*passes[: passes.index("tile-attention") + 1], pipeline])
+        plan = vitc.plan(model, target, example_inputs=images[:2], calibration=images, quantize="int8", pipeline=text)
+        return plan.program.module
+
+    return quantise
+
+
+def by_modelopt(config: str) -> Quantise:
+    def quantise(model: nn.Module, images: Tensor) -> Predict:
+        import modelopt.torch.quantization as mtq
+
+        def feed(quantised: nn.Module) -> None:
+            for batch in images.split(16):
+                quantised(batch)
+
+        return mtq.quantize(copy.deepcopy(model), getattr(mtq, config), feed)  # type: ignore[no-any-return]
+
+    return quantise
+
+
+def by_nncf(smooth: bool) -> Quantise:
+    def quantise(model: nn.Module, images: Tensor) -> Predict:
+        import nncf
+        import openvino
+        from nncf.quantization.advanced_parameters import (
+            AdvancedQuantizationParameters,
+            AdvancedSmoothQuantParameters,
+        )
+
+        network = openvino.convert_model(model, example_input=images[:2])
+        dataset = nncf.Dataset([image[None].numpy() for image in images])
+        # −1 switches SmoothQuant off; on, its own default of α = 0.95 for linears.
+        alphas = AdvancedSmoothQuantParameters() if smooth else AdvancedSmoothQuantParameters(matmul=-1)
+        quantised = nncf.quantize(
+            network, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images),
+            advanced_parameters=AdvancedQuantizationParameters(smooth_quant_alphas=alphas),
+        )  # fmt: skip
+        compiled = openvino.Core().compile_model(quantised, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        return lambda x: torch.from_numpy(compiled([x.numpy()])[0].copy())
+
+    return quantise
+
+
+def by_onnxruntime(linears_only: bool) -> Quantise:
+    def quantise(model: nn.Module, images: Tensor) -> Predict:
+        import onnxruntime
+        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+        from onnxruntime.quantization.shape_inference import quant_pre_process
+
+        class Reader(CalibrationDataReader):  # type: ignore[misc]
+            def __init__(self) -> None:
+                self.batches: Iterator[Tensor] = iter(images.split(16))
+
+            def get_next(self) -> dict[str, Any] | None:
+                batch = next(self.batches, None)
+                return None if batch is None else {"x": batch.numpy()}
+
+        with tempfile.TemporaryDirectory() as folder:
+            exported, prepared, quantised = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
+            batch = torch.export.Dim("batch", min=1, max=64)
+            with contextlib.redirect_stdout(io.StringIO()):
+                torch.onnx.export(
+                    model, (images[:2],), exported, input_names=["x"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False
+                )
+            quant_pre_process(exported, prepared)
+            quantize_static(
+                prepared, quantised, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                op_types_to_quantize=["MatMul", "Gemm"] if linears_only else None,
+            )  # fmt: skip
+            session = onnxruntime.InferenceSession(quantised.read_bytes())
+        return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
+
+    return quantise
+
+
+CONTENDERS: dict[str, Quantise] = {
+    "FP32": fp32,
+    "**vitc**, linears": by_vitc("cpu", "smooth-activations{attention=false},quantize-int8{attention=false}"),
+    "**vitc**, linears and attention (orin's default)": by_vitc("orin"),
+    "plain minmax, linears": by_vitc("cpu", f"quantize-int8{{{MINMAX},attention=false}}"),
+    "plain minmax, linears and attention": by_vitc("orin", f"quantize-int8{{{MINMAX}}}"),
+    "NNCF, transformer": by_nncf(smooth=False),
+    "NNCF, transformer, SmoothQuant": by_nncf(smooth=True),
+    "ONNX Runtime static, linears": by_onnxruntime(linears_only=True),
+    "ONNX Runtime static, default operators": by_onnxruntime(linears_only=False),
+    "ModelOpt INT8 default": by_modelopt("INT8_DEFAULT_CFG"),
+    "ModelOpt INT8 SmoothQuant": by_modelopt("INT8_SMOOTHQUANT_CFG"),
+}
+PLANTED = ("FP32", "**vitc**, linears", "**vitc**, linears and attention (orin's default)")
+PLANTED += ("plain minmax, linears", "plain minmax, linears and attention", "NNCF, transformer, SmoothQuant", "ModelOpt INT8 SmoothQuant")
+
+
+def row(name: str, model: nn.Module, task: tasks.Task, count: int, test: int) -> str:
+    images = task.train[0][:count]
+    began = time.perf_counter()
+    predict = CONTENDERS[name](model, images)
+    seconds = time.perf_counter() - began
+    with torch.no_grad():
+        want, got = (torch.cat([p(x) for x in task.test[0][:test].split(50)]).float() for p in (task.model, predict))
+    noise = (want.double() - got.double()).square().sum()
+    sqnr = float(10 * torch.log10(want.double().square().sum() / noise)) if name != "FP32" else float("inf")
+    same = float((want.argmax(1) == got.argmax(1)).float().mean())
+    answers = iter(got.split(50))
+    score = task._replace(test=(task.test[0][:test], task.test[1][:test])).metric(lambda _: next(answers))
+    return f"| {name} | {sqnr:.1f} | {same:.2%} | {score:.2%} | {seconds:.0f} |"
+
+
+def table(title: str, names: tuple[str, ...], model: nn.Module, task: tasks.Task, count: int, test: int) -> None:
+    print(f"\n## {title}\n\n| | SQNR, dB | agreement | score | quantised in, s |\n|---|---|---|---|---|")
+    for name in names:
+        try:
+            print(row(name, model, task, count, test), flush=True)
+        except ImportError as error:
+            print(f"| {name} | not run: {error} | | | |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="INT8 accuracy of vitc and its peers on trained models")
+    parser.add_argument("--images", type=int, default=128, help="calibration images")
+    parser.add_argument("--only", nargs="+", default=["digits", "figures", "segments"])
+    args = parser.parse_args()
+    warnings.filterwarnings("ignore")
+    torch.manual_seed(0)
+    np.random.seed(0)
+    packages = ("torch", "nncf", "openvino", "onnxruntime", "nvidia-modelopt")
+    print("# INT8 accuracy beside the peers\n")
+    print(f"{date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; ", end="")
+    print(", ".join(f"{name} {version(name)}" for name in packages) + f"; {args.images} calibration images; ", end="")
+    print("`python benchmarks/int8_accuracy.py`. What the columns mean is in that file's head.")
+    for name in args.only:
+        task = tasks.load(name)
+        test = len(task.test[0])
+        table(name, tuple(CONTENDERS), task.model, task, args.images, test)
+        if name == "digits":
+            for title, plant in (("outlier channels planted", plant_outliers), ("heavy-tailed attention planted", plant_heavy_tails)):
+                table(f"{name}, {title}", PLANTED, plant(task.model), task, args.images, test)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,152 @@
+"""The budget: the fewest blocks go, the ledger says why, and a killed search goes on to the same result."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import vitc
+from vitc.compiled import CompiledModel
+from vitc.demo.digits import DigitsViT
+from vitc.errors import InputError
+from vitc.mixed.budget import search
+from vitc.mixed.journal import SearchJournal
+from vitc.mixed.records import SensitivityRow
+from vitc.passes.quantization.quantize_int8 import QuantizeInt8
+from vitc.passes.quantization.ranges import Sites
+
+IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+Score = Callable[[QuantizeInt8 | None], float]
+
+
+class _Measure:
+    """Block i alone gives noise 10^-i; nothing is run."""
+
+    class split:
+        quantize = QuantizeInt8(attention=False)
+
+    def row(self, name: str, sites: Sites, quantize: Any = None) -> SensitivityRow:
+        return SensitivityRow(name, 10.0 * (1 + int(name)), None, None, None, None)
+
+
+def _search(score: Score, saved: dict[str, float] | None = None, drop: float = 0.1) -> Any:
+    blocks = {str(i): Sites() for i in range(8)}
+    return search(_Measure(), blocks, saved, score, drop, SearchJournal(None, {}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("needed", range(9))
+def test_bisection_gives_back_the_fewest_blocks(needed: int) -> None:
+    asked: list[QuantizeInt8 | None] = []
+
+    def score(mix: QuantizeInt8 | None) -> float:
+        asked.append(mix)
+        return 1.0 if mix is None or set(map(str, range(needed))) <= set(mix.skip) else 0.5
+
+    found = _search(score)
+    if needed == 8:
+        assert found.quantize is None
+        assert "no mix keeps the score" in found.ledger.verdict
+    else:
+        assert found.quantize.skip == tuple(map(str, range(needed)))
+    assert len(asked) <= 2 + 4
+    assert [e.choice for e in found.ledger.entries] == ["floating point"] * needed + ["INT8"] * (8 - needed)
+
+
+def test_the_worst_bargain_goes_first() -> None:
+    saved = {str(i): 1.0 for i in range(8)} | {"3": 0.0001}
+    found = _search(lambda mix: 1.0 if mix is None or mix.skip else 0.5, saved)
+    assert found.quantize.skip == ("3",)
+
+
+def test_int8_that_does_not_pay_is_left_out() -> None:
+    found = _search(lambda _: 1.0, dict.fromkeys(map(str, range(8)), -0.1))
+    assert found.quantize is None
+    assert "INT8 does not pay here" in found.ledger.verdict
+    found = _search(lambda _: 1.0, dict.fromkeys(map(str, range(8)), 0.1) | {"5": -0.1})
+    assert found.quantize.skip == ("5",)
+    assert found.ledger.entries[5].reason == "INT8 is not faster here"
+
+
+@pytest.fixture(scope="module")
+def model() -> torch.nn.Module:
+    torch.manual_seed(0)
+    return DigitsViT(dim=64, depth=2).eval()
+
+
+def _needs_the_first_block(candidate: Any) -> float:
+    pipeline = candidate.report().pipeline
+    return 0.9 if "skip=[blocks.0]" in pipeline or "quantize-int8" not in pipeline else 0.8
+
+
+def _compile(model: torch.nn.Module, **options: Any) -> CompiledModel:
+    return vitc.compile(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, **options)
+
+
+def test_compile_within_a_budget(model: torch.nn.Module) -> None:
+    report = _compile(model, evaluate=_needs_the_first_block, max_drop=0.05).report()
+    assert "quantize-int8{skip=[blocks.0]" in report.pipeline
+    assert report.ledger is not None
+    assert [e.choice for e in report.ledger.entries] == ["floating point", "INT8"]
+    assert "INT8 in 1 of 2 blocks, within 0.05" in str(report)
+    again = vitc.plan(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, pipeline=report.pipeline)
+    assert again.report.weight_bytes_after == report.weight_bytes_after
+
+
+def test_floating_point_when_nothing_keeps_the_score(model: torch.nn.Module) -> None:
+    compiled = _compile(model, evaluate=lambda c: 0.5 if "quantize" in c.report().pipeline else 0.9, max_drop=0.05)
+    assert compiled.program.stage == "tiled"
+    assert "no mix keeps the score within 0.05" in compiled.report().decisions[-1]
+
+
+def test_without_labels_the_score_is_agreement(model: torch.nn.Module) -> None:
+    ledger = _compile(model, max_drop=0.0).report().ledger
+    assert ledger is not None
+    assert ledger.trials[0] == ("floating point", 1.0)
+
+
+def test_a_killed_search_goes_on_to_the_same_result(model: torch.nn.Module, tmp_path: Path) -> None:
+    whole = _compile(model, evaluate=_needs_the_first_block, max_drop=0.05, resume=tmp_path / "whole").report()
+    calls = 0
+
+    def killed(candidate: Any) -> float:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise KeyboardInterrupt
+        return _needs_the_first_block(candidate)
+
+    with pytest.raises(KeyboardInterrupt):
+        _compile(model, evaluate=killed, max_drop=0.05, resume=tmp_path / "cut")
+    calls = 10
+    resumed = _compile(model, evaluate=killed, max_drop=0.05, resume=tmp_path / "cut").report()
+    assert calls > 10  # the answer of the first call was not asked again
+    assert (resumed.pipeline, resumed.ledger) == (whole.pipeline, whole.ledger)
+    files = [json.loads((tmp_path / name / "vitc-search.json").read_text()) for name in ("whole", "cut")]
+    assert files[0] == files[1]
+
+
+def test_a_journal_of_another_search_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
+    _compile(model, max_drop=0.0, resume=tmp_path)
+    with pytest.raises(InputError, match=r"belongs to another search: max_drop is 0.0 there and 0.1 here"):
+        _compile(model, max_drop=0.1, resume=tmp_path)
+    torch.manual_seed(1)
+    with pytest.raises(InputError, match=r"model is \w{12} there and \w{12} here"):
+        _compile(DigitsViT(dim=64, depth=2).eval(), max_drop=0.0, resume=tmp_path)
+    (tmp_path / "vitc-search.json").write_text("{")
+    with pytest.raises(InputError, match="is not the journal of a search"):
+        _compile(model, max_drop=0.0, resume=tmp_path)
+    (tmp_path / "vitc-search.json").write_text('{"form": 99, "identity": {}, "answers": {}}')
+    with pytest.raises(InputError, match="has the form 99, this vitc reads 1"):
+        _compile(model, max_drop=0.0, resume=tmp_path)
+
+
+def test_an_evaluate_that_returns_nan(model: torch.nn.Module) -> None:
+    with pytest.raises(InputError, match="evaluate returned nan; it must return a finite number"):
+        _compile(model, evaluate=lambda _: float("nan"), max_drop=0.1)
+
+

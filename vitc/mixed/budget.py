@@ -1,0 +1,150 @@
+"""The fastest mix of INT8 and floating point that keeps a score.
+
+One block at a time in INT8 says how much noise each adds; noise of different blocks adds up. So the blocks are given back
+to floating point in the order of noise per millisecond, worst bargain first, and bisection (as in Polygraphy's
+BisectMarker) finds the fewest that must go: log₂ of the blocks evaluations, each of the real compiled mix.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from vitc.mixed.journal import SearchJournal
+from vitc.mixed.measure import Measure
+from vitc.mixed.records import Ledger, LedgerEntry, SensitivityRow
+from vitc.passes.quantization.quantize_int8 import QuantizeInt8
+from vitc.passes.quantization.ranges import Sites
+
+#: P·V runs at FP16's rate then: half of the attention's operations take twice as long. Without figures of a target the
+#: bargain is this share of the block's saving.
+_PV_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Step:
+    """One block made more exact: its attention's P·V in FP16, or all of it in floating point."""
+
+    block: str
+    whole: bool
+    noise: float  # that goes away
+    cost: float  # ms, or operations, that are lost
+
+    @property
+    def text(self) -> str:
+        return f"{self.block} in floating point" if self.whole else f"{self.block} with P·V in FP16"
+
+
+@dataclass(frozen=True)
+class Found:
+    """The pass that makes the mix (None: all floating point) and how it was found."""
+
+    quantize: QuantizeInt8 | None
+    ledger: Ledger
+
+
+def search(
+    measure: Measure,
+    blocks: dict[str, Sites],
+    saved: dict[str, float] | None,
+    score: Callable[[QuantizeInt8 | None], float],
+    max_drop: float,
+    journal: SearchJournal,
+) -> Found:
+    """`score`: of the compiled model that a pass makes, None for floating point; higher is better."""
+    quantize, trials = measure.split.quantize, []
+
+    def tried(mix: QuantizeInt8 | None, label: str) -> float:
+        value = float(journal.ask(f"score of {label}", lambda: score(mix)))
+        trials.append((label, value))
+        return value
+
+    floor = tried(None, "floating point") - max_drop
+    whole = tried(quantize, "INT8 everywhere") >= floor
+    rows = {name: _row(measure, journal, name, sites) for name, sites in blocks.items()}
+    useless = [name for name in blocks if saved is not None and saved.get(name, 0.0) <= 0.0]
+    if len(useless) == len(blocks):
+        return Found(None, _ledger(rows, saved, useless, [], trials, "INT8 does not pay here: no block gets faster", max_drop))
+    base = _without(quantize, [Step(name, True, 0, 0) for name in useless])
+    if whole and not useless:
+        return Found(quantize, _ledger(rows, saved, [], [], trials, "INT8 everywhere keeps the score", max_drop))
+
+    steps = _steps(measure, journal, {n: s for n, s in blocks.items() if n not in useless}, rows, saved)
+    low, high = 0, len(steps)  # so many steps may be enough, so many are known to be
+    while low < high:
+        count = (low + high) // 2
+        label = _label(steps[:count], useless)
+        if (whole and count == 0) or tried(_without(base, steps[:count]), label) >= floor:
+            high = count
+        else:
+            low = count + 1
+    taken = steps[:high]
+    left = [name for name in blocks if name not in useless and not any(s.whole and s.block == name for s in taken)]
+    if not left:
+        verdict = f"INT8 is left out: no mix keeps the score within {max_drop:g}"
+        return Found(None, _ledger(rows, saved, useless, taken, trials, verdict, max_drop))
+    verdict = f"INT8 in {len(left)} of {len(blocks)} blocks, within {max_drop:g} of the score in floating point"
+    return Found(_without(base, taken), _ledger(rows, saved, useless, taken, trials, verdict, max_drop))
+
+
+def _row(measure: Measure, journal: SearchJournal, name: str, sites: Sites, pv: bool = False) -> SensitivityRow:
+    quantize = replace(measure.split.quantize, pv_fp16=("*",)) if pv else None
+    question = f"noise of {name}{' with P·V in FP16' if pv else ''}"
+    return SensitivityRow(**journal.ask(question, lambda: vars(measure.row(name, sites, quantize))))
+
+
+def _steps(
+    measure: Measure, journal: SearchJournal, blocks: dict[str, Sites], rows: dict[str, SensitivityRow], saved: dict[str, float] | None
+) -> list[Step]:
+    """Every way to make a block more exact, worst bargain first. P·V in FP16 is offered where it is the better bargain of
+    the two for its block; the rest of the block follows later."""
+    steps = []
+    for name, sites in blocks.items():
+        noise, cost = _noise(rows[name]), 1.0 if saved is None else saved[name]
+        whole = Step(name, True, noise, cost)
+        if sites.attentions:
+            half = Step(name, False, noise - _noise(_row(measure, journal, name, sites, pv=True)), _PV_SHARE * cost)
+            if half.noise / half.cost > whole.noise / whole.cost:
+                whole = Step(name, True, noise - half.noise, cost - half.cost)
+                steps.append(half)
+        steps.append(whole)
+    return sorted(steps, key=lambda s: -s.noise / s.cost)
+
+
+def _noise(row: SensitivityRow) -> float:
+    return float(10 ** (-row.sqnr_db / 10))
+
+
+def _without(quantize: QuantizeInt8, steps: Sequence[Step]) -> QuantizeInt8:
+    whole = [s.block for s in steps if s.whole]
+    half = [s.block for s in steps if not s.whole and s.block not in whole]
+    return replace(quantize, skip=(*quantize.skip, *whole), pv_fp16=(*quantize.pv_fp16, *half))
+
+
+def _label(steps: Sequence[Step], useless: Sequence[str]) -> str:
+    parts = [*(f"{name} in floating point" for name in useless), *(s.text for s in steps)]
+    return ", ".join(parts) or "INT8 everywhere"
+
+
+def _ledger(
+    rows: dict[str, SensitivityRow],
+    saved: dict[str, float] | None,
+    useless: Sequence[str],
+    taken: Sequence[Step],
+    trials: Sequence[tuple[str, float]],
+    verdict: str,
+    max_drop: float,
+) -> Ledger:
+    entries = []
+    for name, row in rows.items():
+        steps = [s for s in taken if s.block == name]
+        if name in useless:
+            choice, reason = "floating point", "INT8 is not faster here"
+        elif any(s.whole for s in steps):
+            choice, reason = "floating point", f"left out to keep the score within {max_drop:g}"
+        elif steps:
+            choice, reason = "INT8, P·V FP16", "its attention's P·V is exact for little time"
+        else:
+            choice, reason = "INT8", "taken: the score holds with it"
+        entries.append(LedgerEntry(name, choice, row.sqnr_db, None if saved is None else saved.get(name, 0.0), reason))
+    return Ledger(tuple(entries), tuple(trials), verdict)

@@ -1,0 +1,112 @@
+"""Mixes of a plan: compiled, scored, and the fastest within a budget chosen."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from vitc.compiled import CompiledModel
+from vitc.errors import InputError, InternalError
+from vitc.mixed.budget import search
+from vitc.mixed.journal import SearchJournal, model_fingerprint, ranges_fingerprint
+from vitc.mixed.measure import Measure, Split, agreement, by_block, groups
+from vitc.mixed.records import Ledger
+from vitc.passes.quantization.quantize_int8 import QuantizeInt8
+from vitc.pipeline.base import Pass
+from vitc.pipeline.text import parse_pipeline
+from vitc.program import Program
+from vitc.structure import tensors_of
+
+if TYPE_CHECKING:
+    from vitc.compiler import Plan
+
+Evaluate = Callable[[Callable[..., Any]], float]
+#: Calibration images that the noise of each block is measured on.
+_IMAGES = 64
+
+
+class Mixes:
+    """The mixes of INT8 and floating point that a quantised plan allows. `start`: the program its passes began with;
+    `build`: a plan for other passes, with the ranges that are known."""
+
+    def __init__(self, made: Plan, start: Program, build: Callable[[Sequence[Pass] | None], Plan]) -> None:
+        self._made, self._start, self._build = made, start, build
+        self._passes = parse_pipeline(made.report.pipeline)
+        self._compiled: tuple[QuantizeInt8 | None, CompiledModel, Plan] | None = None
+        self._ledger: Ledger | None = None
+
+    def fastest(
+        self, evaluate: Evaluate | None, max_drop: float, resume: str | Path | None
+    ) -> tuple[CompiledModel, Plan]:
+        """The mix with the least predicted time whose score is within `max_drop` of floating point's, with the ledger in
+        its report."""
+        stream = self._made.program.calibration
+        if stream is None:
+            raise InternalError("a quantised plan has lost its calibration stream")
+        known = self._start.evolve(calibration=stream).calibrated(self._made.program.ranges, self._made.program.vectors)
+        split = Split.of(known, self._passes[len(self._start.journal) :])
+        blocks = groups(split, by_block)
+        identity = {
+            "model": model_fingerprint(self._start),
+            "target": self._start.target.name,
+            "pipeline": self._made.report.pipeline,
+            "calibration": ranges_fingerprint(self._made.program),
+            "max_drop": repr(max_drop),
+            "score": "evaluate" if evaluate else "agreement with floating point",
+        }
+        ask = evaluate or (lambda model: _same_answers(self._start, model, stream))
+        found = search(
+            Measure(split, blocks, _IMAGES),
+            blocks,
+            split.saved_ms(by_block),
+            lambda mix: score_of(ask, self._model(mix)[0]),
+            max_drop,
+            SearchJournal(resume, identity),
+        )
+        self._ledger = found.ledger
+        model, plan = self._model(found.quantize)
+        return self._with_ledger(model), plan
+
+    def floating(self) -> CompiledModel:
+        """The model without INT8, with the ledger of the search."""
+        return self._with_ledger(self._model(None)[0])
+
+    def _model(self, mix: QuantizeInt8 | None) -> tuple[CompiledModel, Plan]:
+        """One engine is open at a time."""
+        if self._compiled is None or self._compiled[0] != mix:
+            self._compiled = None
+            passes = None if mix is None else [mix if isinstance(p, QuantizeInt8) else p for p in self._passes]
+            plan = self._build(passes)
+            self._compiled = (mix, CompiledModel.from_plan(plan), plan)
+        return self._compiled[1:]
+
+    def _with_ledger(self, model: CompiledModel) -> CompiledModel:
+        if self._ledger is None:
+            return model
+        return model.with_report(replace(model.report(), ledger=self._ledger)).decided(self._ledger.verdict)
+
+
+def score_of(evaluate: Evaluate, model: Callable[..., Any]) -> float:
+    """What the user's function says of a model. Raises InputError if that is no finite number."""
+    score = float(evaluate(model))
+    if not math.isfinite(score):
+        raise InputError(f"evaluate returned {score}; it must return a finite number, higher is better")
+    return score
+
+
+def _same_answers(program: Program, model: Callable[..., Any], stream: Any) -> float:
+    """The share of calibration images that get the class they get in floating point; of outputs that are no classes,
+    1 − ‖y − ŷ‖² / ‖y‖²."""
+    wanted, got = [], []
+    with torch.no_grad():
+        for batch in stream:
+            wanted.append(next(tensors_of(program.module(*batch))))
+            got.append(next(tensors_of(model(*batch))))
+    want, have = torch.cat(wanted), torch.cat(got)
+    same = agreement(want, have)
+    return same if same is not None else 1 - float((want - have).square().sum() / want.square().sum())

@@ -1,0 +1,112 @@
+"""Sensitivities and ledgers as data, text and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class SensitivityRow:
+    """What INT8 in one block (or layer) alone does: signal over noise of the outputs in dB against floating point, KL
+    divergence of the class probabilities in nats and share of equal top classes (None where the outputs are no classes),
+    the user's score, and the predicted ms that INT8 saves there (None: not predicted for this target)."""
+
+    name: str
+    sqnr_db: float
+    kl: float | None
+    agreement: float | None
+    score: float | None
+    saved_ms: float | None
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One row a block, in the order of the model, and all of them in INT8 together. `score`: that of floating point."""
+
+    target: str
+    images: int
+    rows: tuple[SensitivityRow, ...]
+    together: SensitivityRow
+    score: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def text(self) -> str:
+        """A table, with a bar for the noise: longer is worse."""
+        lines = [f"INT8 in one place at a time, target {self.target}, {self.images} images"]
+        header = ("", "SQNR dB", "KL", "same class", "score", "saves ms", "noise")
+        noise = [10 ** (-r.sqnr_db / 10) for r in self.rows]
+        bars = ["█" * round(24 * n / (max(noise) or 1.0)) for n in noise]
+        cells = [header, *((*_cells(r), bar) for r, bar in zip(self.rows, bars, strict=True)), (*_cells(self.together), "")]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+        for first, *middle, last in cells:
+            figures = (text.rjust(width) for text, width in zip(middle, widths[1:-1], strict=True))
+            lines.append("  ".join([first.ljust(widths[0]), *figures, last]).rstrip())
+        if self.score is not None:
+            lines.append(f"score in floating point {self.score:.4f}")
+        return "\n".join(lines)
+
+    def save_svg(self, path: str | Path) -> None:
+        """The noise that each block adds, as bars."""
+        noise = [10 ** (-r.sqnr_db / 10) for r in self.rows]
+        height, left, width = 18, 170, 460
+        parts = []
+        for i, (row, value) in enumerate(zip(self.rows, noise, strict=True)):
+            y, length = 40 + i * height, width * value / (max(noise) or 1.0)
+            parts.append(f'<text x="{left - 8}" y="{y + 12}" text-anchor="end">{escape(row.name)}</text>')
+            parts.append(f'<rect x="{left}" y="{y + 2}" width="{length:.1f}" height="{height - 4}" fill="#4878a8"/>')
+            parts.append(f'<text x="{left + length + 5:.1f}" y="{y + 12}">{row.sqnr_db:.1f} dB</text>')
+        title = f"noise of INT8 in one place at a time, target {escape(self.target)}"
+        Path(path).write_text(
+            f'<svg xmlns="http://www.w3.org/2000/svg" width="{left + width + 80}" height="{50 + height * len(noise)}" '
+            f'font-family="sans-serif" font-size="12"><text x="{left}" y="22">{title}</text>{"".join(parts)}</svg>\n',
+            encoding="utf-8",
+        )
+
+
+@dataclass(frozen=True)
+class LedgerEntry:
+    """What was decided for one block, and why. `sqnr_db` and `saved_ms` are those of INT8 there alone."""
+
+    block: str
+    choice: str
+    sqnr_db: float
+    saved_ms: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Ledger:
+    """The decisions of a budget search: one entry a block, the scores it saw (mix → score), in order, and the verdict."""
+
+    entries: tuple[LedgerEntry, ...]
+    trials: tuple[tuple[str, float], ...]
+    verdict: str
+
+    def text(self) -> str:
+        width = max((len(e.block) for e in self.entries), default=0)
+        lines = [self.verdict]
+        for e in self.entries:
+            ms = "" if e.saved_ms is None else f", {e.saved_ms:+.3f} ms saved"
+            lines.append(f"  {e.block:<{width}}  {e.choice:<16} {e.sqnr_db:5.1f} dB alone{ms}: {e.reason}")
+        lines += [f"  tried: {mix}: {score:.4f}" for mix, score in self.trials]
+        return "\n".join(lines)
+
+
+def _cells(row: SensitivityRow) -> Sequence[str]:
+    def show(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    return (
+        row.name, f"{row.sqnr_db:.1f}", show(row.kl, ".2e"), show(row.agreement, ".2%"), show(row.score, ".4f"),
+        show(row.saved_ms, "+.3f"),
+    )  # fmt: skip

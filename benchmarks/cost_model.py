@@ -1,6 +1,6 @@
 """Predicted against published latency of plain ViTs, for every public figure with a recipe.
 
-    python benchmarks/cost_model.py            # the Markdown table of docs/targets.md
+    python benchmarks/cost_model.py            # the Markdown table of docs/cost-model.md
     python benchmarks/cost_model.py --blocks vit_b orin int8    # one prediction, block by block
 
 No GPU and no torch: the records are written down from the architecture.

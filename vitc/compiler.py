@@ -16,6 +16,7 @@ from vitc.calibration import calibration_stream, replayable
 from vitc.capture import capture
 from vitc.compiled import CompiledModel
 from vitc.cost import predict
+from vitc.cost.machine import measured_here
 from vitc.errors import CalibrationError, InputError
 from vitc.lowering.cpu import native_refusal
 from vitc.lowering.lint import LintReport, lint
@@ -299,6 +300,7 @@ def _native_attention(program: Program) -> bool:
 def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match]) -> Report:
     target = after.target
     costs = op_costs(after)
+    prediction = predict(costs, measured_here(target) if target.kind == "cpu" else target)
     skipped = [] if after.stage == "quantized" else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
     if after.pruning is None:
         skipped.append("pruning: pass prune=0.35, or {'flops': 0.4}; it costs accuracy, which training recovers")
@@ -311,7 +313,8 @@ def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Se
         weight_bytes_after=after.weight_bytes(),
         flops=flops(after),
         attentions=attention_choices(matches, costs, target),
-        predicted_ms=None if target.kind == "cpu" else predict(costs, target).ms,
+        predicted_ms=prediction.ms,
+        predicted_blocks=prediction.blocks,
         pruning=() if after.pruning is None else tuple(after.pruning.text().splitlines()),
         skipped=tuple(skipped),
     )

@@ -7,6 +7,7 @@ from typing import Any
 
 from vitc.attention_choice import AttentionChoice
 from vitc.attention_choice import lines as attention_lines
+from vitc.cost.prediction import BlockPrediction, block_lines
 from vitc.mixed.records import Ledger
 from vitc.program import JournalEntry
 
@@ -24,6 +25,7 @@ class Report:
     flops: int
     attentions: tuple[AttentionChoice, ...]
     predicted_ms: float | None = None
+    predicted_blocks: tuple[BlockPrediction, ...] = ()
     lint: str | None = None
     engine: str | None = None
     measured_ms: dict[str, float] = field(default_factory=dict)
@@ -51,6 +53,7 @@ class Report:
         ]
         if self.predicted_ms is not None:
             lines.append(f"predicted {self.predicted_ms:.2f} ms on {self.target} (cost model, batch 1, not measured)")
+            lines += [f"  {line}" for line in block_lines(self.predicted_blocks)]
         lines += [f"measured  {name}: {ms:.1f} ms here" for name, ms in self.measured_ms.items()]
         lines += [f"agreement {name}: {value:.6f}" for name, value in self.agreement.items()]
         if self.engine:

@@ -8,7 +8,7 @@ Arithmetic: the share of the peak that the target's `utilisation` gives for the 
 the tiles of the output fill the SMs: with few tiles (batch 1) the last wave, or the only one, leaves SMs
 idle. DRAM: weights always, unless the whole model stays in L2; activations only where a kernel's own do not
 fit there. The constants below are choices of this model, the figures of a device are the target's;
-docs/targets.md shows both against published latencies.
+docs/cost-model.md shows both against published latencies.
 """
 
 from __future__ import annotations

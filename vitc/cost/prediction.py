@@ -116,6 +116,20 @@ class Prediction:
         return "\n".join([*table, f"floor {self.floor_ms:.2f} ms (every operation at 100 % of peak)"])
 
 
+def block_lines(blocks: Iterable[BlockPrediction]) -> list[str]:
+    """One line a block, equal neighbours together: "blocks.0 … blocks.11  0.075 ms each, 7 kernels, bound by launch"."""
+    rows: list[tuple[str, str, str]] = []
+    for block in blocks:
+        kernels = f"{block.kernels} kernel{'' if block.kernels == 1 else 's'}, bound by {block.bound}"
+        ms = f"{block.ms:.3f} ms"
+        if rows and rows[-1][1].removesuffix(" each") == ms and rows[-1][2] == kernels:
+            rows[-1] = (f"{rows[-1][0].split(' … ')[0]} … {block.name}", f"{ms} each", kernels)
+        else:
+            rows.append((block.name, ms, kernels))
+    width = max((len(name) for name, _, _ in rows), default=0)
+    return [f"{name:<{width}}  {ms}, {kernels}" for name, ms, kernels in rows]
+
+
 def _block(name: str, ops: list[OpPrediction]) -> BlockPrediction:
     return BlockPrediction(
         name=name,

@@ -208,7 +208,7 @@ def test_published_latencies(bench: ModuleType) -> None:
 
 
 def test_table_in_the_docs_is_current(bench: ModuleType) -> None:
-    docs = Path(__file__).parents[3] / "docs" / "targets.md"
+    docs = Path(__file__).parents[3] / "docs" / "cost-model.md"
     assert bench._table() in docs.read_text(encoding="utf-8"), "paste the output of benchmarks/cost_model.py"
 
 

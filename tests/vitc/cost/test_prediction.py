@@ -8,6 +8,7 @@ import pytest
 
 from vitc import targets
 from vitc.cost import OpCost, block_of, predict
+from vitc.cost.prediction import block_lines
 
 ORIN = targets.load("orin")
 
@@ -85,6 +86,17 @@ def test_text() -> None:
             "floor 0.99 ms (every operation at 100 % of peak)",
         ]
     )
+
+
+def test_a_line_a_block() -> None:
+    """Equal neighbours share one."""
+    blocks = predict(model(), ORIN).blocks
+    assert block_lines([*blocks, blocks[-1]]) == [
+        "patch_embed        0.023 ms, 1 kernel, bound by compute",
+        "blocks.0           1.193 ms, 2 kernels, bound by memory",
+        "blocks.1           0.023 ms, 1 kernel, bound by compute",
+        "(model) … (model)  0.007 ms each, 1 kernel, bound by launch",
+    ]
 
 
 def test_nothing_to_predict() -> None:

@@ -3,8 +3,8 @@
     python benchmarks/cost_model_cpu.py prepare FOLDER [MODEL …]   # compile: the ONNX files and what their operations cost
     python benchmarks/cost_model_cpu.py time FOLDER                # measure the machine, then each model; print the table
 
-Random weights, batch 1. `time` is what wants a quiet machine; it takes a few minutes. Models take turns, so that what else
-the machine does falls on all alike, and the shortest of their turns counts.
+Random weights, batch 1, all cores. Timed by CPU time over threads, so that other processes on the machine do not count; the
+shortest of the runs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import importlib.metadata
 import json
 import platform
 import sys
-import time
 from pathlib import Path
 from statistics import median
 
@@ -32,7 +31,6 @@ INT8_MODELS = (
     "vit_tiny_patch16_224", "vit_small_patch32_224", "vit_small_patch16_224", "vit_base_patch32_224",
     "deit_tiny_distilled_patch16_224",
 )  # fmt: skip
-ROUNDS = 6
 
 
 def prepare(folder: Path, names: tuple[str, ...]) -> None:
@@ -64,7 +62,7 @@ def prepare(folder: Path, names: tuple[str, ...]) -> None:
 def run(folder: Path) -> None:
     from vitc import targets
     from vitc.cost import OpCost, predict
-    from vitc.cost.machine import measured_here
+    from vitc.cost.machine import THREADS, measured_here, shortest
     from vitc.lowering.cpu import open_engine
 
     target = measured_here(targets.load("cpu"))
@@ -77,15 +75,9 @@ def run(folder: Path) -> None:
         data = json.loads(path.read_text())
         records = [OpCost(**{**r, "shape": r["shape"] and tuple(r["shape"])}) for r in data["records"]]
         predicted[path.stem] = predict(records, target).ms
-        engine = open_engine(path.with_suffix(".onnx"))
+        engine = open_engine(path.with_suffix(".onnx"), threads=THREADS)
         feeds = {engine.inputs[0].name: np.random.default_rng(0).standard_normal(data["shape"]).astype(np.float32)}
-        engine.run(feeds)
-        times = []
-        for _ in range(ROUNDS):
-            began = time.perf_counter()
-            engine.run(feeds)
-            times.append(1e3 * (time.perf_counter() - began))
-        best[path.stem] = min(times)
+        best[path.stem] = 1e3 * min(shortest(lambda e=engine, f=feeds: e.run(f), THREADS) for _ in range(2))  # type: ignore[misc]
         engine.close()
     print(table(best, predicted, target.fp32_tflops or 0, target.int8_tops or 0, target.memory_gbs or 0))
 

@@ -1,11 +1,13 @@
 """The rates of the CPU at hand, measured: a second's work, once a process.
 
 They are what the engine that will run the model reaches on one large product, and what a copy reaches in memory, so the
-target's `utilisation` is the share of those, not of a data sheet.
+target's `utilisation` is the share of those, not of a data sheet. Timed by CPU time over threads, so that other processes
+on the machine do not count.
 """
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from functools import cache
@@ -20,6 +22,7 @@ from vitc.targets import Target
 _ROWS, _DEPTH, _COLUMNS = 788, 768, 3072
 _COPIED_BYTES = 2**26  # larger than a core's share of any L3
 _SECONDS = 0.15
+THREADS = os.cpu_count() or 1
 
 
 def measured_here(target: Target) -> Target:
@@ -46,28 +49,29 @@ def _rates() -> tuple[float, float, float]:
     int8 = operations / _product_seconds(int8=True) / 1e12
     source = np.ones(_COPIED_BYTES, np.int8)
     copy = np.empty_like(source)
-    seconds = _shortest(lambda: np.copyto(copy, source))
+    seconds = shortest(lambda: np.copyto(copy, source), threads=1)
     return fp32, int8, 2 * _COPIED_BYTES / seconds / 1e9
 
 
 def _product_seconds(int8: bool) -> float:
-    engine = open_engine(_product(int8))
+    engine = open_engine(_product(int8), threads=THREADS)
     feeds = {"x": np.random.default_rng(0).standard_normal((_ROWS, _DEPTH)).astype(np.float32)}
     try:
-        return _shortest(lambda: engine.run(feeds))
+        return shortest(lambda: engine.run(feeds), THREADS)
     finally:
         engine.close()
 
 
-def _shortest(run: Callable[[], object]) -> float:
-    """The shortest of the runs that fit into `_SECONDS`, of three at least; the first is not counted."""
+def shortest(run: Callable[[], object], threads: int) -> float:
+    """Seconds of CPU time for each of `threads`, the least of the runs that fit into `_SECONDS`, of three at least; the first
+    is not counted."""
     run()
     times: list[float] = []
     began = time.perf_counter()
     while len(times) < 3 or time.perf_counter() - began < _SECONDS:
-        started = time.perf_counter()
+        started = time.process_time()
         run()
-        times.append(time.perf_counter() - started)
+        times.append((time.process_time() - started) / threads)
     return min(times)
 
 

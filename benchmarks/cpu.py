@@ -221,26 +221,26 @@ CONTENDERS: dict[str, Callable[[str, Array, int, str], Run]] = {
 }
 
 
-def photographs(model: str) -> Array:
+def photographs(model: str, count: int) -> Array:
     import timm
 
     from vitc.demo.__main__ import photographs as photos
 
     size = timm.get_pretrained_cfg(model).input_size[-1]
-    return np.ascontiguousarray(photos(IMAGES, size).numpy())
+    return np.ascontiguousarray(photos(count, size).numpy())
 
 
-def work(label: str, model: str, threads: int) -> None:
+def work(label: str, model: str, threads: int, count: int) -> None:
     """A contender's process: makes itself ready, then answers a line {"batch", "rounds"} with its times."""
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # whatever a library prints goes to stderr
     ensure_torchvision_imports()
-    images = photographs(model)
+    images = photographs(model, count)
+    half = count // 2
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        run = CONTENDERS[label](model, images[: IMAGES // 2], threads, folder)
-        logits = run(images[IMAGES // 2 : IMAGES // 2 + 8])
-        logits = np.concatenate([logits, run(images[IMAGES // 2 + 8 :])])
+        run = CONTENDERS[label](model, images[:half], threads, folder)
+        logits = np.concatenate([run(images[i : i + 4]) for i in range(half, count, 4)])
     ready = {"seconds": time.perf_counter() - began, "logits": logits.tolist()}
     print(json.dumps(ready), file=answer, flush=True)
     for line in sys.stdin:
@@ -256,10 +256,11 @@ def work(label: str, model: str, threads: int) -> None:
 class Worker:
     """A contender's process, as its parent sees it."""
 
-    def __init__(self, label: str, model: str, threads: int) -> None:
+    def __init__(self, label: str, model: str, threads: int, images: int) -> None:
         self.label = label
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
-        command = [sys.executable, __file__, "--model", model, "--threads", str(threads), "--work", label]
+        command = [sys.executable, __file__, "--model", model, "--threads", str(threads), "--images", str(images)]
+        command += ["--work", label]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
         ready = self._read()
         self.seconds: float = ready["seconds"]
@@ -290,14 +291,14 @@ def machine() -> str:
     return platform.machine()
 
 
-def header(model: str, threads: int, rounds: int) -> str:
+def header(title: str, script: str, threads: int, rounds: int, images: int) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS)
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return (
-        f"# {model} on a CPU\n\n`python benchmarks/cpu.py`, {datetime.date.today()}; {machine()}; {threads} threads, {rounds} rounds; "
+        f"# {title} on a CPU\n\n`python benchmarks/{script}`, {datetime.date.today()}; {machine()}; {threads} threads, {rounds} rounds; "
         f"{versions}; Python {platform.python_version()}; load average at the end {load}.\n\n"
         "CPU: median CPU time / threads, ms an image. Wall: shortest, ms an image. Ratio: by CPU time, over eager FP32. "
-        f"rel: L2 error of the logits relative to eager; top-1: agreement over {IMAGES // 2} photographs."
+        f"rel: L2 error of the logits relative to eager; top-1: agreement over {images // 2} photographs."
     )
 
 
@@ -331,18 +332,19 @@ def main() -> None:
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--images", type=int, default=IMAGES, help="photographs: half calibrate, half are compared")
     parser.add_argument("--only", nargs="+", default=[], help="beginnings of contenders' names; eager is always there")
     parser.add_argument("--output", type=Path, help="a file for the table, besides the terminal")
     parser.add_argument("--work", choices=list(CONTENDERS), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.work:
-        work(args.work, args.model, args.threads)
+        work(args.work, args.model, args.threads, args.images)
         return
     labels = [x for i, x in enumerate(CONTENDERS) if i == 0 or not args.only or x.startswith(tuple(args.only))]
     workers, missing = [], []
     for label in labels:
         try:
-            workers.append(Worker(label, args.model, args.threads))
+            workers.append(Worker(label, args.model, args.threads, args.images))
         except RuntimeError as error:
             if not workers:
                 raise  # nothing to agree with
@@ -356,7 +358,8 @@ def main() -> None:
             for worker in workers[:: 1 if turn % 2 == 0 else -1]:
                 times[worker.label, batch].append(worker.once(batch))
         print(f"round {turn + 1} of {args.rounds}", file=sys.stderr)
-    text = f"{header(args.model, args.threads, args.rounds)}\n\n{table(workers, times, args.batch, args.threads)}\n"
+    head = header(args.model, "cpu.py", args.threads, args.rounds, args.images)
+    text = f"{head}\n\n{table(workers, times, args.batch, args.threads)}\n"
     if missing:
         text += f"\nLeft out, because they failed here: {', '.join(missing)}.\n"
     for worker in workers:

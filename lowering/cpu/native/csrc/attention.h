@@ -42,12 +42,12 @@ inline F exp2(F x) {
 }
 
 // Scores of one row -> u8 weights, 255 for the largest. Returns the sum of the weights.
-inline int32_t softmax_row(const float* scores, int padded_keys, uint8_t* weights) {
+inline int32_t softmax_row(const float* scores, int columns, uint8_t* weights) {
     F top = load(scores);
-    for (int j = kLanes; j < padded_keys; j += kLanes) top = max(top, load(scores + j));
+    for (int j = kLanes; j < columns; j += kLanes) top = max(top, load(scores + j));
     const F shift = splat(peak(top) - 7.9943534f);  // log2(255)
     I total = splat(0);
-    for (int j = 0; j < padded_keys; j += kLanes) {
+    for (int j = 0; j < columns; j += kLanes) {
         const I w = nearest(exp2(max(sub(load(scores + j), shift), splat(-100.0f))));
         store_u8(weights + j, w);
         total = add(total, w);
@@ -75,13 +75,13 @@ inline void pack_keys(const uint8_t* keys, int64_t stride, int tokens, int dim, 
     }
 }
 
-// values [tokens, stride] u8 -> panels of 32 dims [ceil(D/32)][padded_keys/4][32][4] s8; rows beyond tokens are zero.
-inline void pack_values(const uint8_t* values, int64_t stride, int tokens, int dim, int padded_keys, int8_t* panels) {
+// values [tokens, stride] u8 -> panels of 32 dims [ceil(D/32)][rows/4][32][4] s8; rows beyond tokens are zero.
+inline void pack_values(const uint8_t* values, int64_t stride, int tokens, int dim, int rows, int8_t* panels) {
     alignas(64) uint8_t zero[kLanes];
     std::memset(zero, 128, sizeof zero);
     for (int d = 0; d < dim; d += kLanes) {
-        int8_t* out = panels + (d / kPanel) * padded_keys * kPanel + 4 * (d % kPanel);
-        for (int j = 0; j < padded_keys; j += 4, out += 4 * kPanel) {
+        int8_t* out = panels + (d / kPanel) * rows * kPanel + 4 * (d % kPanel);
+        for (int j = 0; j < rows; j += 4, out += 4 * kPanel) {
             auto row = [&](int i) { return widen(j + i < tokens ? values + (j + i) * stride + d : zero); };
             const I low = either(row(0), shifted_left<8>(row(1)));
             const I high = either(shifted_left<16>(row(2)), shifted_left<24>(row(3)));
@@ -96,6 +96,8 @@ inline void attention_head(const uint8_t* qkv, const Attention& spec, int tokens
     const int dim = spec.head_dim, width = spec.heads * dim;
     const int64_t stride = 3 * width;
     const int padded = (tokens + kPanel - 1) / kPanel * kPanel;
+    const int scored = (tokens + kLanes - 1) / kLanes * kLanes;  // columns of scores
+    const int summed = (tokens + 3) / 4 * 4;                     // rows of values
     const int dim_padded = (dim + kPanel - 1) / kPanel * kPanel;
 
     int8_t* keys = aligned(scratch.bytes, static_cast<size_t>(padded) * (dim + dim_padded + kTileRows));
@@ -114,23 +116,23 @@ inline void attention_head(const uint8_t* qkv, const Attention& spec, int tokens
     std::fill(value_start, value_start + dim_padded, 0);
     const uint8_t* q = qkv + head * dim;
     pack_keys(q + width, stride, tokens, dim, keys, key_start);
-    pack_values(q + 2 * width, stride, tokens, dim, padded, values);
+    pack_values(q + 2 * width, stride, tokens, dim, summed, values);
 
-    const Weights by_keys{keys, key_start, scale, mask, dim, padded};
-    const Weights by_values{values, value_start, nullptr, nullptr, padded, dim};
+    const Weights by_keys{keys, key_start, scale, mask, dim, scored};
+    const Weights by_values{values, value_start, nullptr, nullptr, summed, dim};
     const Output to_scores{Leave::kReal, scores, padded, nullptr, 0.0f, nullptr};
     const int tiles = (tokens + kTileRows - 1) / kTileRows;
     for (int t = 0, m = 0, rows; t < tiles; t++, m += rows) {
         rows = (tokens - m) / (tiles - t);  // nearly equal heights
         for (int panel = 0; panel < padded / kPanel; panel++)
-            gemm(q + m * stride, stride, by_keys, panel, to_scores, 0, rows);
+            gemm(q + m * stride, stride, by_keys, panel, panel, to_scores, 0, rows);
         for (int r = 0; r < rows; r++)
             row_scale[r] =
-                spec.value_scale[head] / static_cast<float>(softmax_row(scores + r * padded, padded, weights + r * padded));
+                spec.value_scale[head] / static_cast<float>(softmax_row(scores + r * padded, scored, weights + r * padded));
         const Output to_out{Leave::kRowScaledQuantised, out + static_cast<int64_t>(m) * width + head * dim, width, nullptr, 0.0f,
                             row_scale};
         for (int panel = 0; panel < dim_padded / kPanel; panel++)
-            gemm(weights, padded, by_values, panel, to_out, 0, rows);
+            gemm(weights, padded, by_values, panel, panel, to_out, 0, rows);
     }
 }
 

@@ -95,7 +95,10 @@ class Runner {
         const Output leave{step.leave, out, step.out_width, step.activation, step.inverse_step, nullptr};
         pool_.share(static_cast<int>(blocks) * panels, [&](int task) {
             const int64_t block = task / panels;
-            gemm(in, step.in_width, step.weights, task % panels, leave, rows * block / blocks, rows * (block + 1) / blocks);
+            const int panel = task % panels;
+            // What this thread will most likely want next.
+            const int next = std::min(panel + pool_.size(), panels - 1);
+            gemm(in, step.in_width, step.weights, panel, next, leave, rows * block / blocks, rows * (block + 1) / blocks);
         });
     }
 
@@ -116,19 +119,9 @@ void vitc_run(void* runner, const Buffer* buffers, int64_t images, int64_t token
     static_cast<Runner*>(runner)->run(buffers, images, tokens, chunk);
 }
 void vitc_close(void* runner) { delete static_cast<Runner*>(runner); }
-// 2 * 64 operations an instruction, nothing but registers: what the processor can do at most. Returns operations done.
+// Products and nothing else, on registers alone: what a core can do at most. Returns the operations done.
 double vitc_peak(int64_t rounds) {
-    I sums[24];
-    for (I& s : sums) s = splat(0);
-    const I a = splat(0x01010101), b = splat(0x02020202);
-    for (int64_t i = 0; i < rounds; i++)
-#pragma GCC unroll 24
-        for (int j = 0; j < 24; j++) {
-            sums[j] = dot(sums[j], a, b);
-            keep(sums[j]);
-        }
-    int32_t total = 0;
-    for (const I& s : sums) total += sum(s);
-    return total == 1 ? 0.0 : static_cast<double>(rounds) * 24 * 128;
+    for (int64_t i = 0; i < rounds; i++) products_only();
+    return static_cast<double>(rounds) * kProducts * 8 * kLanes;
 }
 }

@@ -54,9 +54,11 @@ inline void leave_one(const Output& out, int64_t m, int n, F y) {
     }
 }
 
-// Rows rows of one panel.
+// Rows rows of one panel. Every step asks for a cache line from `ahead` on: the weights of a later panel, which would
+// otherwise come from memory just when they are needed.
 template <int Rows, Leave leave>
-inline void gemm_tile(const uint8_t* a, int64_t a_stride, const Weights& w, int panel, const Output& out, int64_t m) {
+inline void gemm_tile(const uint8_t* a, int64_t a_stride, const Weights& w, int panel, const int8_t* ahead, const Output& out,
+                      int64_t m) {
     const int8_t* b = w.panels + static_cast<int64_t>(panel) * w.k * kPanel;
     const int n = panel * kPanel;
     I sums[Rows][2];
@@ -65,7 +67,8 @@ inline void gemm_tile(const uint8_t* a, int64_t a_stride, const Weights& w, int 
         sums[r][0] = load(w.start + n);
         sums[r][1] = load(w.start + n + kLanes);
     }
-    for (int k = 0; k < w.k; k += 4, b += 4 * kPanel) {
+    for (int k = 0; k < w.k; k += 4, b += 4 * kPanel, ahead += 64) {
+        prefetch(ahead);
         const I b0 = load_bytes(b), b1 = load_bytes(b + 4 * kLanes);
 #pragma GCC unroll 16
         for (int r = 0; r < Rows; r++) {
@@ -93,15 +96,18 @@ inline void gemm_tile(const uint8_t* a, int64_t a_stride, const Weights& w, int 
 
 // Rows [first, last) of one panel, in tiles of nearly equal height.
 template <Leave leave>
-inline void gemm_rows(const uint8_t* a, int64_t a_stride, const Weights& w, int panel, const Output& out, int64_t first,
-                      int64_t last) {
+inline void gemm_rows(const uint8_t* a, int64_t a_stride, const Weights& w, int panel, int next, const Output& out,
+                      int64_t first, int64_t last) {
+    const int64_t panel_bytes = static_cast<int64_t>(w.k) * kPanel;
     const int64_t tiles = (last - first + kTileRows - 1) / kTileRows;
     for (int64_t t = 0, m = first; t < tiles; t++) {
         const int64_t rows = (last - m) / (tiles - t);
         const uint8_t* at = a + m * a_stride;
+        // A tile asks for half a panel: the first tile the first half, all others the second.
+        const int8_t* ahead = w.panels + next * panel_bytes + (t == 0 ? 0 : panel_bytes / 2);
         switch (rows) {
 #define VITC_CASE(R) \
-    case R: gemm_tile<R, leave>(at, a_stride, w, panel, out, m); break;
+    case R: gemm_tile<R, leave>(at, a_stride, w, panel, ahead, out, m); break;
             VITC_CASE(1) VITC_CASE(2) VITC_CASE(3) VITC_CASE(4) VITC_CASE(5) VITC_CASE(6) VITC_CASE(7)
             VITC_CASE(8) VITC_CASE(9) VITC_CASE(10) VITC_CASE(11) VITC_CASE(12) VITC_CASE(13) VITC_CASE(14)
 #undef VITC_CASE
@@ -110,16 +116,17 @@ inline void gemm_rows(const uint8_t* a, int64_t a_stride, const Weights& w, int 
     }
 }
 
-inline void gemm(const uint8_t* a, int64_t a_stride, const Weights& w, int panel, const Output& out, int64_t first,
+// Rows [first, last) of one panel; `next` is the panel to fetch meanwhile.
+inline void gemm(const uint8_t* a, int64_t a_stride, const Weights& w, int panel, int next, const Output& out, int64_t first,
                  int64_t last) {
     switch (out.leave) {
-        case Leave::kReal: return gemm_rows<Leave::kReal>(a, a_stride, w, panel, out, first, last);
-        case Leave::kAddTo: return gemm_rows<Leave::kAddTo>(a, a_stride, w, panel, out, first, last);
-        case Leave::kQuantised: return gemm_rows<Leave::kQuantised>(a, a_stride, w, panel, out, first, last);
+        case Leave::kReal: return gemm_rows<Leave::kReal>(a, a_stride, w, panel, next, out, first, last);
+        case Leave::kAddTo: return gemm_rows<Leave::kAddTo>(a, a_stride, w, panel, next, out, first, last);
+        case Leave::kQuantised: return gemm_rows<Leave::kQuantised>(a, a_stride, w, panel, next, out, first, last);
         case Leave::kActivatedQuantised:
-            return gemm_rows<Leave::kActivatedQuantised>(a, a_stride, w, panel, out, first, last);
+            return gemm_rows<Leave::kActivatedQuantised>(a, a_stride, w, panel, next, out, first, last);
         case Leave::kRowScaledQuantised:
-            return gemm_rows<Leave::kRowScaledQuantised>(a, a_stride, w, panel, out, first, last);
+            return gemm_rows<Leave::kRowScaledQuantised>(a, a_stride, w, panel, next, out, first, last);
     }
 }
 

@@ -68,9 +68,18 @@ inline I dot(I acc, I u8, I s8) { return _mm512_dpbusd_epi32(acc, u8, s8); }
 inline void store_u8(uint8_t* p, I x) {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtusepi32_epi8(_mm512_max_epi32(x, _mm512_setzero_si512())));
 }
-inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T0); }
+inline void prefetch(const void* p) { _mm_prefetch(static_cast<const char*>(p), _MM_HINT_T1); }  // into the second cache
 inline void relax() { _mm_pause(); }
-inline void keep(I& a) { __asm__ volatile("" : "+v"(a)); }  // the compiler may not work it out beforehand
+// Independent products on registers, which the compiler may not remove.
+constexpr int kProducts = 12;
+inline void products_only() {
+#define VITC_DOT(sum) "vpdpbusd %%zmm30, %%zmm31, %%zmm" #sum "\n\t"
+    __asm__ volatile(VITC_DOT(16) VITC_DOT(17) VITC_DOT(18) VITC_DOT(19) VITC_DOT(20) VITC_DOT(21) VITC_DOT(22) VITC_DOT(23)
+                         VITC_DOT(24) VITC_DOT(25) VITC_DOT(26) VITC_DOT(27)::
+                             : "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23", "xmm24", "xmm25", "xmm26",
+                               "xmm27");
+#undef VITC_DOT
+}
 
 #else
 
@@ -138,7 +147,8 @@ inline void store_u8(uint8_t* p, I x) {
 }
 inline void prefetch(const void*) {}
 inline void relax() {}
-inline void keep(I& a) { __asm__ volatile("" : "+m"(a)); }
+constexpr int kProducts = 0;  // nothing to measure
+inline void products_only() {}
 
 #endif
 

@@ -40,12 +40,12 @@ def roofline(threads: int) -> float:
         done[i] = library.vitc_peak(rounds)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
-    began = time.perf_counter()
+    began = time.process_time()
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return sum(done) / (time.perf_counter() - began)
+    return sum(done) / (time.process_time() - began) * threads
 
 
 def operations(name: str) -> float:
@@ -123,7 +123,7 @@ def main() -> None:
     args = parser.parse_args()
     cpu.ensure_torchvision_imports()
     tables = [measure(name, args.batch, args.rounds, args.threads, args.images) for name in args.models]
-    text = "\n".join([cpu.header("INT8", "int8_speed.py", args.threads, args.rounds, args.images), *tables])
+    text = "\n\n".join([cpu.header("INT8", "int8_speed.py", args.threads, args.rounds, args.images), *tables])
     print(text)
     if args.output:
         args.output.write_text(text)

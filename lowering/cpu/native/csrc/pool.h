@@ -52,20 +52,20 @@ class Pool {
    private:
     // The last to arrive resets the task counter and lets the others go.
     void barrier() {
-        const unsigned generation = generation_.load(std::memory_order_acquire);
+        const int generation = generation_.load(std::memory_order_acquire);
         if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
             arrived_.store(0, std::memory_order_relaxed);
             next_.store(0, std::memory_order_relaxed);
             generation_.store(generation + 1, std::memory_order_release);
+            generation_.notify_all();
             return;
         }
-        // Work is shared finely, so the wait is short, unless another process holds the core.
-        for (int spins = 0; generation_.load(std::memory_order_acquire) == generation; spins++) {
-            if (spins < 2000)
-                relax();
-            else
-                std::this_thread::yield();
+        // Work is shared finely, so the wait is short, unless another process holds the core: then sleep.
+        for (int spins = 0; spins < 500; spins++) {
+            if (generation_.load(std::memory_order_acquire) != generation) return;
+            relax();
         }
+        generation_.wait(generation, std::memory_order_acquire);
     }
 
     void work(int thread) {
@@ -92,7 +92,7 @@ class Pool {
     const std::function<void(int)>* fn_ = nullptr;
     alignas(64) std::atomic<int> next_{0};
     alignas(64) std::atomic<int> arrived_{0};
-    alignas(64) std::atomic<unsigned> generation_{0};
+    alignas(64) std::atomic<int> generation_{0};  // int: what the kernel can wait on
 };
 
 }  // namespace vitc

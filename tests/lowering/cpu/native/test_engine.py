@@ -130,7 +130,7 @@ def test_where_it_can_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
     monkeypatch.setenv("VITC_CACHE", str(tmp_path))
-    monkeypatch.setattr(library, "_FLAGS", ("-std=c++17", "--no-such-flag"))
+    monkeypatch.setattr(library, "_FLAGS", ("-std=c++20", "--no-such-flag"))
     library._load.cache_clear()
     with pytest.raises(BuildError, match="the native CPU engine does not compile: .*--no-such-flag"):
         library.load(portable=True)

@@ -14,12 +14,13 @@ from vitc.errors import InternalError
 from vitc.lowering.cpu.native.match import Attention, Block, Linear, Norm, Trunk
 
 PANEL = 32
+SEGMENTS = 16
 _REAL, _ADD_TO, _QUANTISED, _ACTIVATED = range(4)
 _NORM, _LINEAR, _ATTENTION, _COPY = range(4)
 
 
 class _Activation(ctypes.Structure):
-    _fields_ = [("segments_per_unit", ctypes.c_float), ("last", ctypes.c_float), ("cubic", ctypes.c_float * 32 * 4)]
+    _fields_ = [("cubic", ctypes.c_float * SEGMENTS * 4), ("segments_per_unit", ctypes.c_float), ("last", ctypes.c_float)]
 
 
 class _Weights(ctypes.Structure):
@@ -207,9 +208,8 @@ def _write_linear(tape: Tape, step: Step, block: Linear, activations: dict[str, 
         step.leave = _ACTIVATED
         step.inverse_step = 1 / block.step
         if block.activation not in activations:
-            table = activation_table(block.activation)
-            tape.keep.append(table)
-            activations[block.activation] = ctypes.addressof(table)
+            table = np.frombuffer(activation_table(block.activation), np.uint8)
+            activations[block.activation] = tape.pointer(table)
         step.activation = activations[block.activation]
     k, n = block.weight.shape
     start = -128 * block.weight.sum(0, dtype=np.int32)
@@ -230,19 +230,19 @@ def pack(weight: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
 
 #: Name -> (g with x * g(x) the activation, where g - 1/2 is as good as 1/2).
 _GATES: dict[str, tuple[Callable[[float], float], float]] = {
-    "gelu": (lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))), 6.0),
-    "gelu_tanh": (lambda x: 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), 6.0),
+    "gelu": (lambda x: 0.5 * (1 + math.erf(x / math.sqrt(2))), 5.0),
+    "gelu_tanh": (lambda x: 0.5 * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))), 5.0),
 }
 
 
 def activation_table(name: str) -> _Activation:
-    """g(x) - 1/2 on [0, reach) as 32 cubics, through the Chebyshev nodes of each segment."""
+    """g(x) - 1/2 on [0, reach) as cubics, through the Chebyshev nodes of each segment."""
     gate, reach = _GATES[name]
     nodes = 0.5 - 0.5 * np.cos(np.pi * (np.arange(4) + 0.5) / 4)
     powers = np.vander(nodes, 4, increasing=True)
-    table = _Activation(segments_per_unit=32 / reach, last=np.nextafter(np.float32(32), np.float32(0)))
-    for segment in range(32):
-        values = [gate((segment + d) * reach / 32) - 0.5 for d in nodes]
+    table = _Activation(segments_per_unit=SEGMENTS / reach, last=np.nextafter(np.float32(SEGMENTS), np.float32(0)))
+    for segment in range(SEGMENTS):
+        values = [gate((segment + d) * reach / SEGMENTS) - 0.5 for d in nodes]
         for power, coefficient in enumerate(np.linalg.solve(powers, np.array(values))):
             table.cubic[power][segment] = coefficient
     return table

@@ -47,8 +47,8 @@ inline float sum(F a) { return _mm512_reduce_add_ps(a); }
 inline int32_t sum(I a) { return _mm512_reduce_add_epi32(a); }
 inline float peak(F a) { return _mm512_reduce_max_ps(a); }
 inline F scale_by_power(F a, F n) { return _mm512_scalef_ps(a, n); }  // a * 2^n, n whole
-// table[i], 32 entries
-inline F pick(const float* table, I i) { return _mm512_permutex2var_ps(load(table), i, load(table + 16)); }
+// table[i], 16 entries
+inline F pick(const float* table, I i) { return _mm512_permutexvar_ps(i, load(table)); }
 // 64 bytes, as 16 groups of 4
 inline I load_bytes(const void* p) { return _mm512_loadu_si512(p); }
 inline I splat_group(const void* p) {
@@ -126,7 +126,7 @@ inline float peak(F a) {
     return r;
 }
 inline F scale_by_power(F a, F n) { return each<F>([&](int i) { return std::ldexp(a.v[i], static_cast<int>(n.v[i])); }); }
-inline F pick(const float* table, I i) { return each<F>([&](int k) { return table[i.v[k] & 31]; }); }
+inline F pick(const float* table, I i) { return each<F>([&](int k) { return table[i.v[k] & 15]; }); }
 inline I load_bytes(const void* p) { I r; std::memcpy(r.v, p, sizeof r.v); return r; }
 inline I splat_group(const void* p) { int32_t x; std::memcpy(&x, p, 4); return splat(x); }
 inline I widen(const uint8_t* p) { return each<I>([&](int i) { return static_cast<int32_t>(p[i]); }); }

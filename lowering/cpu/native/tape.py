@@ -208,7 +208,7 @@ def _write_linear(tape: Tape, step: Step, block: Linear, activations: dict[str, 
         step.leave = _ACTIVATED
         step.inverse_step = 1 / block.step
         if block.activation not in activations:
-            table = np.frombuffer(activation_table(block.activation), np.uint8)
+            table = np.frombuffer(bytes(activation_table(block.activation)), np.uint8)
             activations[block.activation] = tape.pointer(table)
         step.activation = activations[block.activation]
     k, n = block.weight.shape

@@ -1,20 +1,23 @@
 """Compile time and memory of ViT-B/16 for orin, without calibration, at 12, 24 and 48 blocks; each in its own process.
 
-    python benchmarks/compile_time.py > benchmarks/results/compile_time.txt
+    python benchmarks/compile_time.py > benchmarks/results/compile_time.md
 """
 
 from __future__ import annotations
 
-import datetime
-import platform
 import resource
 import subprocess
 import sys
 import time
 
+from machine import stamp
+
 
 def measure(depth: int) -> None:
     """Prints seconds and peak MB of one compilation; capture and engine included, imports not."""
+    from vitc.torchvision_import import ensure_torchvision_imports
+
+    ensure_torchvision_imports()
     import timm
 
     import vitc
@@ -28,16 +31,15 @@ def measure(depth: int) -> None:
 
 def main() -> None:
     """The table."""
-    import torch
-
-    import vitc
-
-    print(f"# {datetime.date.today()}, {platform.processor() or platform.machine()}, torch {torch.__version__}, vitc {vitc.__version__}")
-    print(f"{'blocks':>6} {'seconds':>8} {'s/block':>8} {'peak MB':>8}")
+    rows = []
     for depth in (12, 24, 48):
-        out = subprocess.run([sys.executable, __file__, str(depth)], capture_output=True, text=True, check=True)
+        out = subprocess.run([sys.executable, __file__, str(depth)], stdout=subprocess.PIPE, text=True, check=True)
         seconds, peak = out.stdout.split()[-2:]
-        print(f"{depth:>6} {seconds:>8} {float(seconds) / depth:>8.2f} {peak:>8}")
+        rows.append(f"| {depth} | {seconds} | {float(seconds) / depth:.2f} | {peak} |")
+    print("# Compiling ViT-B/16 for orin, without calibration\n")
+    print(f"{stamp('compile_time.py', 'torch', 'onnx', 'openvino')}\n")
+    print("| blocks | seconds | seconds a block | peak MB |\n|---|---|---|---|")
+    print("\n".join(rows))
 
 
 if __name__ == "__main__":

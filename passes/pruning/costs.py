@@ -99,13 +99,13 @@ class _Shares:
             found, counts = core(tags).unique(return_counts=True)
             features.append(found.long())
             owners.append(torch.full_like(found, len(self.keys), dtype=torch.long))
-            weights.append(counts / counts.sum())
+            weights.append(counts.double() / counts.sum())
             self.keys.append(key)
         self._features, self._owners, self._weights = torch.cat(features), torch.cat(owners), torch.cat(weights)
 
     def of(self, removed: torch.Tensor) -> dict[object, float]:
         stays = ~removed[self._features.clamp(0)] | (self._features == NOBODY)
-        share = torch.zeros(len(self.keys)).index_add_(0, self._owners, self._weights * stays)
+        share = torch.zeros(len(self.keys), dtype=torch.float64).index_add_(0, self._owners, self._weights * stays)
         return dict(zip(self.keys, share.tolist(), strict=True))
 
 

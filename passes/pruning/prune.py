@@ -17,7 +17,8 @@ from vitc.passes.pruning.apply import apply_cuts, prepare
 from vitc.passes.pruning.costs import Cost, CostModel
 from vitc.passes.pruning.criteria import Criterion, data_free, get_criterion
 from vitc.passes.pruning.facts import Facts
-from vitc.passes.pruning.groups import Group, Groups, Kind, find_groups
+from vitc.passes.pruning.grouping import find_groups
+from vitc.passes.pruning.groups import Group, Groups, Kind
 from vitc.passes.pruning.plan import Cut, PrunePlan, check_fits, fingerprint
 from vitc.passes.pruning.ranking import Queue, Ranking, least_time, queues
 from vitc.passes.pruning.selection import features_of

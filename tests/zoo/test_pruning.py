@@ -11,7 +11,8 @@ from zoo_models import ZOO, perturbed
 import vitc.targets
 from vitc.capture import capture
 from vitc.compiler import CANONICAL
-from vitc.passes.pruning.groups import Groups, find_groups
+from vitc.passes.pruning.grouping import find_groups
+from vitc.passes.pruning.groups import Groups
 from vitc.passes.pruning.selection import features_of
 from vitc.passes.pruning.shrink import shrink
 from vitc.passes.pruning.unpack import unpack_heads

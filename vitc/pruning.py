@@ -67,7 +67,7 @@ def prune(
     data: batches of (inputs, labels), or of inputs where the criterion needs no gradients.
     loss: a function of (outputs, labels); None is cross-entropy.
     ranking: 'isomorphic' takes the same share of each structure, 'global' ranks all units by score per cost.
-    kinds: what may go: 'mlp', 'heads', 'qk', 'v', 'width'.
+    kinds: what may go: 'mlp', 'heads', 'qk' and 'v' (dimensions of heads), 'width' (of the residual stream), 'blocks'.
     keep: modules that are left alone, as paths or patterns.
     steps, train: an iterative schedule; `train(module)` runs after each step but the last.
 

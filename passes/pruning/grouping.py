@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch.fx import Node
 
+from vitc.passes.pruning.blocks import block_groups
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.groups import Group, Groups, Kind, Refusal, path_of
 from vitc.passes.pruning.rules import follow, is_depthwise
@@ -41,7 +42,7 @@ def find_groups(program: Program) -> Groups:
         outer = classes.source[classes.parent[members[0]]] if kind in ("qk", "v") else None
         groups.setdefault((kind, made_by, read_by, outer, len(unit)), []).append(unit)
     refusals = tuple(Refusal(path, count, reason) for (path, reason), count in refused.items())
-    return Groups(flow, _named(flow, classes, groups), refusals)
+    return Groups(flow, (*_named(flow, classes, groups), *block_groups(program, flow)), refusals)
 
 
 class _Classes:

@@ -14,7 +14,7 @@ from vitc.graph.nodes import module_path, where
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.rules import LAYERS
 
-Kind = Literal["mlp", "heads", "qk", "v", "width"]
+Kind = Literal["mlp", "heads", "qk", "v", "width", "blocks"]
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Group:
 
     `units`: [units, features of each]. `sources`: the layers (and attentions) that make the features; `readers`: the layers
     that read them. `heads`: the head that each unit is in, where as many must go from each ('qk', 'v'), else None. `width`: by
-    how many channels what reads them becomes narrower with one unit (inside of heads, the head). `exact`: removing features
+    how many channels what reads them becomes narrower with one unit (inside of heads, the head; blocks: 0). `exact`: removing features
     that are zero changes nothing; not so where a norm takes its statistics over them.
     """
 
@@ -76,7 +76,8 @@ class Groups:
         lines = []
         for group in self.groups:
             through = "" if group.exact else ", read through a norm"
-            readers = ", ".join(dict.fromkeys(path_of(n) for n in group.readers)) or "attention"
+            nobody = "" if group.kind == "blocks" else "attention"
+            readers = ", ".join(dict.fromkeys(path_of(n) for n in group.readers)) or nobody
             lines.append(f"{group.kind:<6} {group.name:<36} {len(group)} units of {group.units.shape[1]} → {readers}{through}")
         return "\n".join([*lines, *(f"kept   {r.path:<36} {r.count} features: {r.reason}" for r in self.refused)])
 

@@ -35,7 +35,7 @@ class Prune(Pass):
     """Structured pruning. Costs accuracy, which training recovers: see docs/pruning.md.
 
     `ratio`: the share to take away, `of` params, flops or (predicted) latency. `criterion`: 'auto' is 'obs' with data, else
-    'l1'. `ranking`: among groups of one structure, or over all. `kinds`: mlp, heads, qk, v, width. `keep`: modules that are
+    'l1'. `ranking`: among groups of one structure, or over all. `kinds`: mlp, heads, qk, v, width, blocks. `keep`: modules that are
     left alone. `quantum`: widths become multiples of it; 0 is the target's. `floor`: the share of each group that stays.
     `plan`: the path of a saved plan, replayed instead of all of this.
     """

@@ -81,8 +81,8 @@ def _steps(group: Group, score: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _steps_a_time(group: Group, steps: int, quantum: int) -> int:
-    """How many steps change the width by a multiple of the quantum: a head counts its size. Groups of less than four quanta are
-    cut in finer steps."""
+    """How many steps change the width by a multiple of the quantum: a head counts its size, a block nothing. Groups of less than
+    four quanta are cut in finer steps."""
     size = quantum // gcd(quantum, group.width)
     while size > 1 and steps < 4 * size:
         size //= 2

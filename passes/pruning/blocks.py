@@ -1,0 +1,100 @@
+"""Whole blocks: a residual block x → x + f(x) + g(…) without its branches is x."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch.fx import Node
+
+from vitc.cost import block_of
+from vitc.graph import Rewriter
+from vitc.graph.nodes import is_tensor, module_path, same_shape, shape_of
+from vitc.passes.pruning.flow import Flow
+from vitc.passes.pruning.groups import Group
+from vitc.program import Program
+
+aten = torch.ops.aten
+
+
+@dataclass(frozen=True)
+class Block:
+    """A block of the model: `entry` goes in, `result` is its last residual sum."""
+
+    path: str
+    entry: Node
+    result: Node
+
+
+def find_blocks(program: Program) -> list[Block]:
+    """The blocks whose residual sums form one chain of equal shape, in the order of the graph."""
+    position = {node: i for i, node in enumerate(program.graph.nodes)}
+    chains: dict[str, list[tuple[Node, Node]]] = {}
+    for node in program.graph.nodes:
+        skip = _skip(node, position)
+        path = block_of(module_path(node))
+        if skip is not None:
+            chains.setdefault(path, []).append((skip, node))
+    found = []
+    for path, sums in chains.items():
+        linked = all(later[0] is earlier[1] for earlier, later in pairwise(sums))
+        entry, result = sums[0][0], sums[-1][1]
+        if linked and same_shape(shape_of(entry), shape_of(result)):
+            found.append(Block(path, entry, result))
+    return found
+
+
+def block_groups(program: Program, flow: Flow) -> list[Group]:
+    """Groups of kind 'blocks': one unit is a block, its features all that are made inside of it. Blocks with other numbers of
+    features are in other groups."""
+    inside: dict[str, list[int]] = {b.path: [] for b in find_blocks(program)}
+    made_by: dict[str, list[Node]] = {path: [] for path in inside}
+    for source in flow.sources:
+        path = block_of(module_path(source.node))
+        if path in inside:
+            inside[path] += range(source.first, source.first + source.width)
+            made_by[path].append(source.node)
+    by_size: dict[int, list[str]] = {}
+    for path, features in inside.items():
+        by_size.setdefault(len(features), []).append(path)
+    return [
+        Group(f"{paths[0]}:blocks", "blocks", torch.tensor([inside[p] for p in paths]), tuple(made_by[paths[0]]), (), width=0)
+        for paths in by_size.values()
+        if len(paths) > 1 and inside[paths[0]]
+    ]
+
+
+def bypass(program: Program, group: Group, flow: Flow, units: Collection[int]) -> None:
+    """Takes the blocks that are the given units of a group out of the program, in place."""
+    rewriter = Rewriter(program.module, "prune")
+    by_path = {b.path: b for b in find_blocks(program)}
+    for unit in units:
+        first = int(group.units[unit][0])
+        block = by_path[block_of(module_path(flow.sources[flow.source_index(first)].node))]
+        block.result.replace_all_uses_with(block.entry)
+    rewriter.finish()
+
+
+def _skip(node: Node, position: dict[Node, int]) -> Node | None:
+    """x of a residual sum x + f(x), or None."""
+    if node.target is not aten.add.Tensor or not all(is_tensor(a) for a in node.args[:2]):
+        return None
+    for skip, branch in (node.args[:2], node.args[1::-1]):
+        if same_shape(shape_of(skip), shape_of(branch)) and _depends(branch, skip, position):
+            return skip
+    return None
+
+
+def _depends(node: Node, on: Node, position: dict[Node, int]) -> bool:
+    seen, pending = set(), [node]
+    while pending:
+        current = pending.pop()
+        for operand in current.all_input_nodes:
+            if operand is on:
+                return True
+            if operand not in seen and position[operand] > position[on]:
+                seen.add(operand)
+                pending.append(operand)
+    return False

@@ -1,0 +1,183 @@
+"""Each criterion against its formula worked out by hand, and the algebra of removal against least squares."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from small_vits import Shape, SmallViT, program_of
+
+import vitc
+from vitc.errors import InputError, PassError
+from vitc.graph import constant
+from vitc.passes.pruning.criteria import get_criterion, known_criteria, register_criterion
+from vitc.passes.pruning.facts import Facts, Layer, weight_rows
+from vitc.passes.pruning.grouping import find_groups
+from vitc.passes.pruning.removal import damped, regression, removal_order
+from vitc.program import Program
+from vitc.pruning import with_samples
+
+IMAGES = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+LABELS = torch.arange(12) % 5
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    torch.manual_seed(0)
+    return with_samples(program_of(SmallViT(Shape(), depth=1)), [(IMAGES[:6], LABELS[:6]), (IMAGES[6:], LABELS[6:])], None)
+
+
+def _named(program: Program, path: str) -> torch.fx.Node:
+    return next(n for n in find_groups(program).flow.columns if str(n.args[1].target) == f"{path}.weight")
+
+
+def _hidden(program: Program) -> torch.Tensor:
+    """What fc2 reads, [rows, 24], by running the graph."""
+    reader = _named(program, "blocks.0.mlp.fc2")
+    seen = {}
+
+    class Watch(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> object:
+            result = super().run_node(n)
+            if n is reader.args[0]:
+                seen["x"] = result
+            return result
+
+    with torch.no_grad():
+        Watch(program.module).run(IMAGES, enable_io_processing=False)
+    return seen["x"].flatten(0, -2)
+
+
+def _scores(program: Program, name: str, group: str = "blocks.0.mlp.fc1:mlp") -> torch.Tensor:
+    criterion, groups = get_criterion(name), find_groups(program)
+    facts = Facts(program, groups, criterion.needs)
+    criterion.prepare(facts)
+    return criterion.score_group(next(g for g in groups.groups if g.name == group), facts)
+
+
+def _gradients(program: Program) -> list[torch.Tensor]:
+    """Of fc1's rows, the bias as last column, by batch."""
+    weight, bias = (program.module.get_parameter(f"blocks.0.mlp.fc1.{n}") for n in ("weight", "bias"))
+    found = []
+    for part in (slice(0, 6), slice(6, 12)):
+        loss = torch.nn.functional.cross_entropy(program.module(IMAGES[part]), LABELS[part])
+        g = torch.autograd.grad(loss, [weight, bias])
+        found.append(torch.cat([g[0], g[1][:, None]], 1))
+    return found
+
+
+def test_l1(program: Program) -> None:
+    w, b = (program.module.get_parameter(f"blocks.0.mlp.fc1.{n}").detach() for n in ("weight", "bias"))
+    torch.testing.assert_close(_scores(program, "l1"), w.abs().sum(1) + b.abs())
+
+
+def test_variance_is_that_behind_the_activation_function(program: Program) -> None:
+    torch.testing.assert_close(_scores(program, "variance").float(), _hidden(program).var(0, unbiased=False), rtol=1e-4, atol=1e-6)
+
+
+def test_criteria_of_gradients(program: Program) -> None:
+    grads = _gradients(program)
+    layer = next(s.node for s in find_groups(program).flow.sources if str(s.node.args[1].target) == "blocks.0.mlp.fc1.weight")
+    rows = weight_rows(program.module, layer)
+    assert rows.shape == grads[0].shape
+    taylor = sum((g * rows).sum(1) ** 2 for g in grads) / 2
+    torch.testing.assert_close(_scores(program, "taylor"), taylor, rtol=1e-4, atol=1e-9)
+    hessian = 0.5 * (sum(g**2 for g in grads) / 2 * rows**2).sum(1)
+    torch.testing.assert_close(_scores(program, "hessian"), hessian, rtol=1e-4, atol=1e-9)
+    product = (sum(grads) / 2).norm(dim=1) * _hidden(program).var(0, unbiased=False)
+    torch.testing.assert_close(_scores(program, "grad-variance").float(), product, rtol=1e-3, atol=1e-9)
+
+
+def test_snp_is_the_norm_of_the_term_of_the_scores(program: Program) -> None:
+    group = "blocks.0.attn:qk"
+    groups = find_groups(program)
+    linear = next(s.node for s in groups.flow.sources if str(s.node.args[1].target) == "blocks.0.attn.qkv.weight")
+    seen = {}
+
+    class Watch(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> object:
+            result = super().run_node(n)
+            if n is linear:
+                seen["qkv"] = result
+            return result
+
+    with torch.no_grad():
+        Watch(program.module).run(IMAGES, enable_io_processing=False)
+    q, k = (part.flatten(0, -2).square().mean(0).sqrt() for part in seen["qkv"].chunk(3, -1)[:2])
+    torch.testing.assert_close(_scores(program, "snp", group), q * k, rtol=1e-4, atol=1e-6)
+
+
+def test_regression_is_least_squares() -> None:
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(2)) @ torch.randn(6, 6, generator=torch.Generator().manual_seed(3))
+    gone = torch.tensor([True, False, False, True, False, False])
+    centred = x - x.mean(0)
+    covariance = centred.T @ centred / len(x)
+    ridge = damped(covariance)
+    want = torch.linalg.solve(ridge[~gone][:, ~gone], ridge[~gone][:, gone]).T
+    torch.testing.assert_close(regression(covariance, gone), want)
+    plain = torch.linalg.lstsq(centred[:, ~gone], centred[:, gone]).solution.T
+    torch.testing.assert_close(regression(covariance, gone), plain, rtol=0.2, atol=0.1)  # the damping
+
+
+def test_obs_eliminates_a_copy_first_and_its_error_is_that_of_least_squares(program: Program) -> None:
+    groups = find_groups(program)
+    facts = Facts(program, groups, ("covariance",))
+    reader = _named(program, "blocks.0.mlp.fc2")
+    group = next(g for g in groups.groups if g.name == "blocks.0.mlp.fc1:mlp")
+    x = _hidden(program).clone()
+    x[:, 1] = x[:, 0]
+    centred = x - x.mean(0)
+    covariance = centred.T @ centred / len(x)
+    copy = SimpleNamespace(flow=facts.flow, module=facts.module, covariance=lambda _: (x.mean(0), covariance))
+    order = removal_order(copy, group, reader)  # type: ignore[arg-type]
+    ranks, alone = order.argsort().argsort(), removal_order(facts, group, reader).argsort().argsort()
+    assert ranks[[0, 1]].min() < alone[[0, 1]].min()
+    assert ranks[[0, 1]].max() > ranks[[0, 1]].min() + 1  # with one gone, the other matters again
+    first = int(order.argmin())
+    weight = constant(program.module, reader.args[1])
+    gone = torch.zeros(24, dtype=torch.bool)
+    gone[first] = True
+    ridge = damped(covariance)
+    left = ridge[gone][:, gone] - regression(covariance, gone) @ ridge[~gone][:, gone]
+    torch.testing.assert_close(order[first], (weight[:, gone] @ left @ weight[:, gone].T).trace(), rtol=1e-3, atol=1e-9)
+
+
+@pytest.mark.parametrize(("criterion", "worse_than"), [("variance", None), ("obs", "variance")])
+def test_compensation_brings_the_output_nearer(program: Program, criterion: str, worse_than: str | None) -> None:
+    def error(name: str) -> float:
+        pruned = vitc.passes.pruning.prune.Prune(ratio=0.2, criterion=name, kinds=("mlp",)).run(program.fork())
+        return float((pruned.run(IMAGES)[0] - program.run(IMAGES)[0]).square().mean())
+
+    assert error(criterion) < error(worse_than or "l1")
+
+
+def test_a_criterion_of_ones_own() -> None:
+    @register_criterion
+    class Mine(vitc.Criterion):
+        """Mean of |w|."""
+
+        name = "mine"
+
+        def score(self, layer: Layer) -> torch.Tensor:
+            return layer.weight.abs().mean(1)
+
+    assert known_criteria()["mine"] is Mine
+    pruned = vitc.prune(SmallViT(Shape(), depth=1).eval(), 0.2, criterion="mine", example_inputs=IMAGES[:2])
+    assert pruned.plan.criterion == "mine"
+
+
+def test_refusals_of_criteria(program: Program) -> None:
+    with pytest.raises(PassError, match="has no name; set the class attribute name = 'my-criterion'"):
+        register_criterion(type("Nameless", (vitc.Criterion,), {}))
+    with pytest.raises(PassError, match="criterion 'l1' is defined twice: in vitc.passes.pruning.criteria.L1"):
+        register_criterion(type("Other", (vitc.Criterion,), {"name": "l1"}))
+    with pytest.raises(PassError, match="unknown pruning criterion 'taylr'; known: .*; did you mean 'taylor'"):
+        get_criterion("taylr")
+    with pytest.raises(PassError, match="gives no|reads activations and does not say so"):
+        Facts(program, find_groups(program), ()).variance  # noqa: B018
+    with pytest.raises(NotImplementedError, match="criterion '' has no score"):
+        vitc.Criterion().score(Layer(torch.ones(1, 1)))
+    with pytest.raises(InputError, match="needs labels"):
+        unlabelled = with_samples(program, IMAGES, None)
+        Facts(unlabelled, find_groups(unlabelled), ("gradients",))

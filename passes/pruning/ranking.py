@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import gcd
+from math import ceil, gcd
 from typing import Literal
 
 import torch
@@ -62,7 +62,7 @@ def queues(
         for group, own in zip(pool, rank.split([len(steps[g.name][1]) for g in pool]), strict=True):
             units = steps[group.name][0]
             size = _steps_a_time(group, len(units), quantum)
-            least = max(1, size if len(units) > size else 1, int(-(-len(units) * floor // 1)))
+            least = max(1, ceil(len(units) * floor / size)) * size
             found.append(Queue(group, units, own.cummax(0).values, size, min(least, len(units))))
     return found
 

@@ -1,0 +1,186 @@
+"""The pass: options as text, budgets, what is kept, what is refused, and the graph it leaves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from small_vits import Shape, SmallViT, program_of
+
+from vitc.errors import PassError
+from vitc.graph import print_graph
+from vitc.passes.pruning.costs import Cost
+from vitc.passes.pruning.grouping import find_groups
+from vitc.passes.pruning.plan import Cut
+from vitc.passes.pruning.prune import Prune
+from vitc.passes.pruning.ranking import Queue, least_time, queues
+from vitc.pipeline import parse_pipeline, print_pipeline, run_pipeline
+from vitc.program import Program
+from vitc.pruning import with_samples
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+@pytest.fixture(scope="module")
+def program() -> Program:
+    torch.manual_seed(0)
+    return program_of(SmallViT(Shape(heads=4, head_dim=8), depth=2))
+
+
+def _through(program: Program, text: str) -> Program:
+    return run_pipeline(program, parse_pipeline(text))
+
+
+def test_options_are_text() -> None:
+    text = "prune{ratio=0.35,of=latency,criterion=taylor,ranking=global,kinds=[mlp,qk],keep=[blocks.0,head],quantum=8,floor=0.2}"
+    assert print_pipeline(parse_pipeline(text)) == text
+    assert print_pipeline((Prune(ratio=0.3, keep=("blocks.*.attn",)),)) == "prune{ratio=0.3,keep=[blocks.*.attn]}"
+
+
+def test_golden(program: Program) -> None:
+    """A quarter of the parameters out of a small ViT. Write it anew with print_graph after a change that is meant."""
+    pruned = _through(program, "prune{ratio=0.25}")
+    assert print_graph(pruned.graph) == (GOLDEN / "small_vit.txt").read_text()
+
+
+@pytest.mark.parametrize("of", ["params", "flops", "latency"])
+@pytest.mark.parametrize("ranking", ["isomorphic", "global"])
+def test_budgets(program: Program, of: str, ranking: str) -> None:
+    plan = _through(program, f"prune{{ratio=0.2,of={of},ranking={ranking},quantum=1}}").pruning
+    assert plan is not None
+    field = {"latency": "ms"}.get(of, of)
+    left = getattr(plan.total("after"), field) / getattr(plan.total("before"), field)
+    assert 0.6 < left <= 0.8
+
+
+def test_the_estimate_is_what_the_program_has(program: Program) -> None:
+    pruned = _through(program, "prune{ratio=0.3}")
+    assert pruned.pruning is not None
+    assert pruned.pruning.total("before").params == pytest.approx(program.parameter_count())
+    assert pruned.pruning.total("after").params == pytest.approx(pruned.parameter_count(), rel=1e-6)
+
+
+@pytest.mark.parametrize("kinds", ["qk,v", "width", "blocks", "mlp,heads,qk,v,width,blocks"])
+def test_every_kind_runs(program: Program, kinds: str) -> None:
+    pruned = _through(program, f"prune{{ratio=0.1,kinds=[{kinds}]}}")
+    assert pruned.parameter_count() <= 0.9 * program.parameter_count()
+    assert [tuple(t.shape) for t in pruned.run(*(t[:1] for t in program.example_inputs))] == [(1, 5)]
+
+
+def test_a_block_that_goes_leaves_the_rest_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = SmallViT(Shape(heads=4, head_dim=8), depth=3)
+    with torch.no_grad():  # makes the middle block the least by l1
+        for parameter in model.blocks[1].parameters():
+            parameter.mul_(0.01)
+    program = program_of(model)
+    pruned = _through(program, "prune{ratio=0.2,kinds=[blocks]}")
+    del model.blocks[1]
+    with torch.no_grad():
+        torch.testing.assert_close(pruned.run(*program.example_inputs)[0], model(*program.example_inputs))
+
+
+def test_what_is_kept_is_left_alone(program: Program) -> None:
+    pruned = _through(program, "prune{ratio=0.1,keep=[blocks.0,blocks.1.attn]}")
+    assert pruned.pruning is not None
+    (cut,) = pruned.pruning.steps[0]
+    assert cut.group == "blocks.1.mlp.fc1:mlp"
+
+
+def test_widths_are_multiples_of_the_targets_quantum() -> None:
+    program = program_of(SmallViT(Shape(heads=4, head_dim=32), depth=1), target="orin")
+    pruned = _through(program, "prune{ratio=0.3}")
+    assert pruned.pruning is not None
+    left = {cut.group: cut.units - len(cut.removed) for cut in pruned.pruning.steps[0]}
+    assert left["blocks.0.mlp.fc1:mlp"] % 64 == 0  # of 384
+    assert left["blocks.0.attn:heads"] * 32 % 32 == 0
+
+
+def test_a_cut_that_makes_nothing_faster_is_refused_and_shown(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    from vitc.passes.pruning.costs import CostModel
+
+    real = CostModel.blocks
+
+    def flat_attention(self: CostModel, removed: torch.Tensor) -> dict[str, Cost]:
+        heads = torch.tensor([f for g in find_groups(program).groups if g.kind == "heads" for f in g.units.flatten().tolist()])
+        without = removed.clone()
+        without[heads] = False  # on this device, fewer heads save nothing
+        return {n: Cost(c.params, c.bytes, c.flops, real(self, without)[n].ms) for n, c in real(self, removed).items()}
+
+    monkeypatch.setattr(CostModel, "blocks", flat_attention)
+    pruned = _through(program, "prune{ratio=0.2}")
+    assert pruned.pruning is not None
+    heads = [c for c in pruned.pruning.steps[0] if c.kind == "heads"]
+    assert all(not c.removed for c in heads)
+    assert any("makes nothing faster on cpu" in str(c) for c in heads)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("prune", "ratio is the share to take away, between 0 and 1, got 0"),
+        ("prune{ratio=1.5}", "ratio is the share to take away, between 0 and 1, got 1.5"),
+        ("prune{ratio=0.3,floor=1.0}", "floor is the share of each group that stays, from 0 to below 1, got 1"),
+        ("prune{ratio=0.3,kinds=[mpl]}", "unknown kind of prunable features 'mpl'; .* did you mean 'mlp'"),
+        ("prune{ratio=0.3,keep=[blocks.7]}", "unknown module in prune's keep 'blocks.7'; known: .* keep takes module paths"),
+        ("prune{ratio=0.3,keep=[blocks]}", "no group of the kinds mlp, heads can be pruned. head: the model returns them"),
+        ("prune{ratio=0.99}", "99% of params is out of reach; at most .*% can go with kinds="),
+        ("prune{ratio=0.3,criterion=variance}", "criterion 'variance' needs activations: pass data=batches of inputs .* without data: l1"),
+        ("prune{ratio=0.3,criterion=taylor}", "criterion 'taylor' needs gradients: pass data=labelled batches"),
+        ("prune{ratio=0.3,plan=nowhere.json}", "there is no pruning plan 'nowhere.json'"),
+    ],
+)
+def test_refusals(program: Program, text: str, message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        _through(program, text)
+
+
+def test_a_criterion_that_cannot_score_a_kind_is_refused(program: Program) -> None:
+    with_data = with_samples(program, torch.randn(8, 3, 8, 8), None)
+    with pytest.raises(PassError, match="criterion 'variance' cannot score 'width': it scores mlp, heads, v; l1, taylor and hessian"):
+        _through(with_data, "prune{ratio=0.2,criterion=variance,kinds=[width]}")
+    assert _through(with_data, "prune{ratio=0.1,criterion=variance,kinds=[qk,v]}").pruning is not None  # snp scores qk
+
+
+def test_a_replayed_plan_says_what_it_could_not_do(program: Program, tmp_path: Path) -> None:
+    made = _through(with_samples(program, torch.randn(8, 3, 8, 8), None), "prune{ratio=0.2}")
+    assert made.pruning is not None
+    made.pruning.save(tmp_path / "plan.json")
+    again = _through(program, f'prune{{plan="{tmp_path}/plan.json"}}')
+    assert again.journal[-1].notes == ("no data, so what stays does not make up for what goes (obs would)",)
+    assert again.parameter_count() == made.parameter_count()
+    assert "blocks.0.mlp.fc1: " not in str(again.pruning)
+    assert "blocks.0.mlp.fc1:mlp: 96 →" in str(again.pruning)
+
+
+def test_scores_that_are_not_one_a_unit_are_refused(program: Program) -> None:
+    import vitc
+
+    @vitc.register_criterion
+    class Bad(vitc.Criterion):
+        """Not finite."""
+
+        name = "bad"
+
+        def score(self, layer: object) -> torch.Tensor:
+            return torch.full((layer.weight.shape[0],), torch.nan)  # type: ignore[attr-defined]
+
+    with pytest.raises(PassError, match="criterion 'bad' gave blocks.0.attn:heads scores of shape .*, or not finite"):
+        _through(program, "prune{ratio=0.2,criterion=bad}")
+
+
+def test_queues_round_to_the_quantum_and_keep_the_floor(program: Program) -> None:
+    group = next(g for g in find_groups(program).groups if g.kind == "mlp")  # 96 channels
+    (queue,) = queues([group], {group.name: torch.arange(96.0)}, lambda _: 1.0, "isomorphic", 16, 0.3)
+    assert isinstance(queue, Queue)
+    sizes = {96 - len(queue.removed_at(t / 20)) for t in range(21)}
+    assert sizes == {96, 80, 64, 48, 32}  # 0.3 · 96 = 28.8, rounded up to a multiple of 16
+    assert queue.removed_at(0.35) == list(range(32))
+    assert least_time([queue], lambda s: len(s.get(group.name, ())) >= 40) == {group.name: list(range(48))}
+    assert least_time([queue], lambda s: False) is None
+
+
+def test_a_cut_shows_itself() -> None:
+    assert str(Cut("a:mlp", "mlp", 8, (1, 2), (2.0, 1.5))) == "a:mlp: 8 → 6, block 2.000 → 1.500 ms predicted"
+    assert str(Cut("a:mlp", "mlp", 8, (), (2.0, 2.0), "no gain")) == "a:mlp: 8 stay, no gain"

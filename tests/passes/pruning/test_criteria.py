@@ -178,6 +178,6 @@ def test_refusals_of_criteria(program: Program) -> None:
         Facts(program, find_groups(program), ()).variance  # noqa: B018
     with pytest.raises(NotImplementedError, match="criterion '' has no score"):
         vitc.Criterion().score(Layer(torch.ones(1, 1)))
+    unlabelled = with_samples(program, IMAGES, None)
     with pytest.raises(InputError, match="needs labels"):
-        unlabelled = with_samples(program, IMAGES, None)
         Facts(unlabelled, find_groups(unlabelled), ("gradients",))

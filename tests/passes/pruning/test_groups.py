@@ -87,8 +87,9 @@ def test_what_mixes_features_keeps_them(between: nn.Module, reason: str | None) 
     if reason is None:  # self-attention without projections: queries, keys and values are one
         assert _summary(groups) == {}
         return
-    assert [(r.path, r.count) for r in groups.refused][0] == ("one", 8)
-    assert groups.refused[0].reason.startswith(reason)
+    first = groups.refused[0]
+    assert (first.path, first.count) == ("one", 8)
+    assert first.reason.startswith(reason)
 
 
 class _Conv(nn.Module):

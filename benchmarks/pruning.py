@@ -1,0 +1,262 @@
+"""Pruning, shown: accuracy by criterion, Torch-Pruning beside it, time and memory of the analysis, and measured speed.
+
+    pip install -e '.[demo,bench]'
+    python benchmarks/pruning.py                   everything, about a quarter of an hour on two cores
+    python benchmarks/pruning.py --only criteria --tasks digits --seeds 0
+
+Sections (each prints Markdown; the committed output is benchmarks/results/pruning.md):
+
+criteria   digits and figures (benchmarks/tasks.py): −33 % of the parameters without any tuning, −35 % with the same short
+           recovery for all criteria, kinds=("mlp",) as in VBP's protocol
+peer       Torch-Pruning on the same trained model, ratio and recovery: accuracy and measured latency
+analysis   time to find the groups of ViT-B/16 against Torch-Pruning's DependencyGraph; ViT-H analysed and pruned
+speed      ViT-B/16 at −35 % of the parameters on this machine's CPU engine, FP32 and INT8
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import platform
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import tasks
+import torch
+
+import vitc
+from vitc.capture import capture
+from vitc.passes.pruning.grouping import find_groups
+from vitc.pruning import canonical
+from vitc.targets import load as load_target
+
+CRITERIA = ("l1", "variance", "obs", "taylor", "hessian", "grad-variance")
+#: Epochs of recovery after pruning, and the share of the training's learning rate.
+RECOVERY = {"digits": (2.0, 0.1), "figures": (0.25, 0.1)}
+SAMPLES = 512
+
+
+def samples(train: tasks.Data) -> list[tasks.Data]:
+    """What the criteria look at: the first images of the training split, in batches of 64."""
+    images, labels = train
+    return [(images[i : i + 64], labels[i : i + 64]) for i in range(0, SAMPLES, 64)]
+
+
+def pruned(task: tasks.Task, ratio: float, criterion: str) -> torch.nn.Module:
+    return vitc.prune(
+        task.model, ratio, criterion=criterion, kinds=("mlp",), data=samples(task.train), example_inputs=task.train[0][:2]
+    ).module
+
+
+def criteria(args: argparse.Namespace) -> Iterator[str]:
+    yield "## Criteria\n"
+    yield f"MLP channels only, {SAMPLES} training images for the criteria, test score in points; mean over seeds {args.seeds} (worst seed).\n"
+    for name in args.tasks:
+        epochs, rate = RECOVERY[name]
+        rows: dict[str, list[tuple[float, float]]] = {}
+        bases = []
+        for seed in args.seeds:
+            task = tasks.load(name, seed)
+            base = task.metric(task.model)
+            bases.append(base)
+            for criterion in CRITERIA:
+                raw = task.metric(pruned(task, 0.33, criterion)) - base
+                module = tasks.fit(pruned(task, 0.35, criterion), task.train, epochs, seed, rate=rate)
+                rows.setdefault(criterion, []).append((100 * raw, 100 * (task.metric(module) - base)))
+                print(name, seed, criterion, rows[criterion][-1], file=sys.stderr, flush=True)
+        yield f"### {name}: {100 * statistics.mean(bases):.2f} unpruned; recovery {epochs:g} epochs\n"
+        yield "| criterion | −33 % params, no tuning | −35 % params, recovered |\n|---|---|---|"
+        for criterion, figures in rows.items():
+            cells = [f"{statistics.mean(column):+.2f} ({min(column):+.2f})" for column in zip(*figures, strict=True)]
+            yield f"| {criterion} | {' | '.join(cells)} |"
+        yield ""
+
+
+def peer(args: argparse.Namespace) -> Iterator[str]:
+    """Torch-Pruning's isomorphic MLP pruning, by magnitude and by Taylor, on timm's own model."""
+    name = "figures" if "figures" in args.tasks else "digits"
+    yield f"## Torch-Pruning side by side ({name}, seed 0)\n"
+    yield "The same trained model, MLP channels only, parameters to within a channel, the same recovery; latency of both on ONNX Runtime"
+    yield "or OpenVINO as vitc's CPU engine chooses, batch 1, best of the medians of 3 interleaved rounds.\n"
+    task = tasks.load(name, 0)
+    base = task.metric(task.model)
+    epochs, rate = RECOVERY[name]
+    found: dict[str, torch.nn.Module] = {
+        f"vitc {c}": pruned(task, 0.35, c) for c in ("l1", "taylor", "obs")
+    }
+    goal = _count(found["vitc obs"])
+    for kind in ("magnitude", "taylor"):
+        found[f"Torch-Pruning {kind}"] = _torch_pruning(task, kind, goal)
+    rows = []
+    engines = {}
+    for label, module in found.items():
+        raw = task.metric(module) - base
+        tuned = task.metric(tasks.fit(module, task.train, epochs, 0, rate=rate)) - base
+        engines[label] = vitc.compile(module, "cpu", example_inputs=task.train[0][:2])
+        rows.append((label, _count(module), 100 * raw, 100 * tuned))
+        print(rows[-1], file=sys.stderr, flush=True)
+    engines["unpruned"] = vitc.compile(task.model, "cpu", example_inputs=task.train[0][:2])
+    times = _times(engines)
+    yield "| | params | no tuning | recovered | ms | against unpruned |\n|---|---|---|---|---|---|"
+    yield f"| unpruned | {_count(task.model):,} | 0 | 0 | {times['unpruned']:.3f} | 1.00× |"
+    for label, count, raw, tuned in rows:
+        yield f"| {label} | {count:,} | {raw:+.2f} | {tuned:+.2f} | {times[label]:.3f} | {times['unpruned'] / times[label]:.2f}× |"
+    yield ""
+
+
+def analysis(args: argparse.Namespace) -> Iterator[str]:
+    yield "## Analysis\n"
+    import timm
+    import torch_pruning as tp
+
+    model = timm.create_model("vit_base_patch16_224").eval()
+    example = torch.randn(2, 3, 224, 224)
+    began = time.perf_counter()
+    program = capture(model, load_target("cpu"), example)
+    captured = time.perf_counter() - began
+    began = time.perf_counter()
+    program = canonical(program)
+    canonicalised = time.perf_counter() - began
+    ours = min(_seconds(lambda: find_groups(program)) for _ in range(3))
+    for module in model.modules():
+        if hasattr(module, "fused_attn"):
+            module.fused_attn = False  # its tracing does not see through SDPA
+    theirs = min(_seconds(lambda: tp.DependencyGraph().build_dependency(model, example_inputs=example[:1])) for _ in range(3))
+    yield "| ViT-B/16 | seconds |\n|---|---|"
+    yield f"| vitc: find_groups on the captured graph | {ours:.2f} |"
+    yield f"| Torch-Pruning {tp.__version__}: DependencyGraph.build_dependency | {theirs:.2f} |"
+    yield f"| vitc: capture (torch.export), shared with the compilation | {captured:.2f} |"
+    yield f"| vitc: canonical passes, shared with the compilation | {canonicalised:.2f} |\n"
+    code = (
+        "import time, timm, torch, resource, vitc\n"
+        "model = timm.create_model('vit_huge_patch14_224').eval()\n"
+        "began = time.perf_counter()\n"
+        "made = vitc.prune(model, 0.35)\n"
+        "print(time.perf_counter() - began, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,\n"
+        "      sum(p.numel() for p in model.parameters()), sum(p.numel() for p in made.module.parameters()))\n"
+    )
+    preamble = "from vitc.torchvision_import import ensure_torchvision_imports\nensure_torchvision_imports()\n"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", preamble + code], capture_output=True, text=True, check=True)
+    seconds, gigabytes, before, after = done.stdout.split()
+    yield "| ViT-H/14 | params | captured, analysed and pruned (l1) | peak memory of the process, model included |\n|---|---|---|---|"
+    yield f"| −35 % | {int(before) / 1e6:.0f} M → {int(after) / 1e6:.0f} M | {float(seconds):.1f} s | {float(gigabytes):.2f} GiB |\n"
+
+
+def speed(args: argparse.Namespace) -> Iterator[str]:
+    yield "## Measured speed: ViT-B/16, −35 % of the parameters\n"
+    import timm
+
+    torch.manual_seed(0)
+    model = timm.create_model("vit_base_patch16_224").eval()
+    images = torch.randn(8, 3, 224, 224)
+    engines = {}
+    for kinds in (("mlp", "heads"), ("mlp",)):
+        made = vitc.prune(model, 0.35, kinds=kinds)
+        label = "+".join(kinds)
+        engines[f"FP32, pruned, {label}"] = vitc.compile(made.module, "cpu", example_inputs=images[:2], quantize=None)
+        engines[f"INT8, pruned, {label}"] = vitc.compile(made.module, "cpu", example_inputs=images[:2], calibration=images, quantize="int8")
+    engines["FP32"] = vitc.compile(model, "cpu", quantize=None)
+    engines["INT8"] = vitc.compile(model, "cpu", calibration=images, quantize="int8")
+    times = _times(engines, rounds=5, calls=5)
+    yield "Random weights: only the speed is shown. Batch 1, best of the medians of 5 interleaved rounds.\n"
+    yield "| | ms | against the same precision unpruned |\n|---|---|---|"
+    for label, ms in sorted(times.items()):
+        yield f"| {label} | {ms:.1f} | {times[label[:4]] / ms:.2f}× |"
+    yield ""
+
+
+def _torch_pruning(task: tasks.Task, kind: str, goal: int) -> torch.nn.Module:
+    """Torch-Pruning's pruner on the MLPs, at the ratio that comes nearest to `goal` parameters."""
+    import torch_pruning as tp
+
+    best: torch.nn.Module | None = None
+    low, high = 0.0, 0.98
+    for _ in range(8):
+        ratio = (low + high) / 2
+        model = copy.deepcopy(task.model)
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = False
+        hidden = {m: ratio for n, m in model.named_modules() if n.endswith(("mlp.fc1", "mlp.0"))}
+        others = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d) and m not in hidden and not n.endswith(("fc2", "mlp.2"))]
+        importance = tp.importance.GroupMagnitudeImportance() if kind == "magnitude" else tp.importance.GroupTaylorImportance()
+        pruner = tp.pruner.BasePruner(
+            model, task.train[0][:1], importance=importance, pruning_ratio=ratio, isomorphic=True, global_pruning=True, ignored_layers=others,
+        )  # fmt: skip
+        if kind == "taylor":
+            model.zero_grad()
+            for images, labels in samples(task.train):
+                torch.nn.functional.cross_entropy(model(images), labels).backward()
+        pruner.step()
+        model.zero_grad()
+        for module in model.modules():
+            if hasattr(module, "fused_attn"):
+                module.fused_attn = True
+        if best is None or abs(_count(model) - goal) < abs(_count(best) - goal):
+            best = model
+        low, high = (low, ratio) if _count(model) < goal else (ratio, high)
+    assert best is not None
+    return best.eval()
+
+
+def _count(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def _times(engines: dict[str, Any], rounds: int = 3, calls: int = 40) -> dict[str, float]:
+    """ms a call at batch 1: in each round every engine in turn; the least of the rounds' medians."""
+    best = dict.fromkeys(engines, float("inf"))
+    for _ in range(rounds):
+        for label, engine in engines.items():
+            image = engine._example[0][:1]
+            engine(image)
+            median = statistics.median(_seconds(lambda e=engine, x=image: e(x)) for _ in range(calls))
+            best[label] = min(best[label], 1e3 * median)
+    return best
+
+
+SECTIONS = {"criteria": criteria, "peer": peer, "analysis": analysis, "speed": speed}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="pruning: accuracy, a peer, analysis time, speed")
+    parser.add_argument("--only", nargs="+", default=list(SECTIONS), choices=list(SECTIONS))
+    parser.add_argument("--tasks", nargs="+", default=list(RECOVERY), choices=list(RECOVERY))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, help="also write the report there")
+    args = parser.parse_args()
+    lines = [
+        "# Pruning\n",
+        f"`python benchmarks/pruning.py {' '.join(sys.argv[1:])}`, {date.today()}, {_machine()}, "
+        f"torch {torch.__version__}, {torch.get_num_threads()} threads.\n",
+    ]
+    for name in args.only:
+        lines += SECTIONS[name](args)
+    lines.append(f"Peak memory of this process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.1f} GiB.")
+    print("\n".join(lines))
+    if args.out is not None:
+        args.out.write_text("\n".join(lines) + "\n")
+
+
+def _machine() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+if __name__ == "__main__":
+    main()

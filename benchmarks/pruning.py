@@ -57,7 +57,8 @@ def pruned(task: tasks.Task, ratio: float, criterion: str) -> torch.nn.Module:
 
 def criteria(args: argparse.Namespace) -> Iterator[str]:
     yield "## Criteria\n"
-    yield f"MLP channels only, {SAMPLES} training images for the criteria, test score in points; mean over seeds {args.seeds} (worst seed).\n"
+    yield f"MLP channels only, {SAMPLES} training images for the criteria, test score in points;"
+    yield f"mean over seeds {args.seeds} (worst seed).\n"
     for name in args.tasks:
         epochs, rate = RECOVERY[name]
         rows: dict[str, list[tuple[float, float]]] = {}
@@ -111,7 +112,7 @@ def peer(args: argparse.Namespace) -> Iterator[str]:
     yield ""
 
 
-def analysis(args: argparse.Namespace) -> Iterator[str]:
+def analysis(_: argparse.Namespace) -> Iterator[str]:
     yield "## Analysis\n"
     import timm
     import torch_pruning as tp
@@ -149,7 +150,7 @@ def analysis(args: argparse.Namespace) -> Iterator[str]:
     yield f"| −35 % | {int(before) / 1e6:.0f} M → {int(after) / 1e6:.0f} M | {float(seconds):.1f} s | {float(gigabytes):.2f} GiB |\n"
 
 
-def speed(args: argparse.Namespace) -> Iterator[str]:
+def speed(_: argparse.Namespace) -> Iterator[str]:
     yield "## Measured speed: ViT-B/16, −35 % of the parameters\n"
     import timm
 
@@ -184,11 +185,12 @@ def _torch_pruning(task: tasks.Task, kind: str, goal: int) -> torch.nn.Module:
         for module in model.modules():
             if hasattr(module, "fused_attn"):
                 module.fused_attn = False
-        hidden = {m: ratio for n, m in model.named_modules() if n.endswith(("mlp.fc1", "mlp.0"))}
-        others = [m for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d) and m not in hidden and not n.endswith(("fc2", "mlp.2"))]
+        leaves = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
+        others = [m for n, m in leaves if not n.endswith(("mlp.fc1", "mlp.0", "mlp.fc2", "mlp.2"))]
         importance = tp.importance.GroupMagnitudeImportance() if kind == "magnitude" else tp.importance.GroupTaylorImportance()
         pruner = tp.pruner.BasePruner(
-            model, task.train[0][:1], importance=importance, pruning_ratio=ratio, isomorphic=True, global_pruning=True, ignored_layers=others,
+            model, task.train[0][:1], importance=importance, pruning_ratio=ratio, isomorphic=True, global_pruning=True,
+            ignored_layers=others,
         )  # fmt: skip
         if kind == "taylor":
             model.zero_grad()

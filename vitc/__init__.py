@@ -24,6 +24,7 @@ _HOMES = {
     "Instrument": "vitc.pipeline.instruments",
     "ImageFolder": "vitc.preprocessing",
     "InternalError": "vitc.errors",
+    "Layer": "vitc.passes.pruning.facts",
     "Logits": "vitc.distillation",
     "Pass": "vitc.pipeline.base",
     "Plan": "vitc.compiler",
@@ -44,6 +45,7 @@ _HOMES = {
     "load": "vitc.runtime",
     "load_target": "vitc.targets:load",
     "plan": "vitc.compiler",
+    "prunable_groups": "vitc.pruning",
     "prune": "vitc.pruning",
     "register_criterion": "vitc.passes.pruning.criteria",
     "register_pass": "vitc.pipeline.registry",
@@ -60,13 +62,14 @@ if TYPE_CHECKING:
     from vitc.lowering.lint import lint
     from vitc.mixed.sensitivity import sensitivity
     from vitc.passes.pruning.criteria import Criterion, known_criteria, register_criterion
+    from vitc.passes.pruning.facts import Layer
     from vitc.passes.pruning.plan import PrunePlan
     from vitc.pipeline.base import Pass
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass
     from vitc.preprocessing import ImageFolder, Preprocessing
     from vitc.program import BatchRange, Program
-    from vitc.pruning import Pruned, prune, replay_pruning
+    from vitc.pruning import Pruned, prunable_groups, prune, replay_pruning
     from vitc.runtime import load
     from vitc.targets import Target
     from vitc.targets import available as available_targets
@@ -74,8 +77,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchRange", "CompiledModel", "Criterion", "DistillConfig", "DistillResult", "Dump", "Features", "ImageFolder", "Instrument",
-    "InternalError", "Logits", "Pass", "Plan", "Preprocessing", "Program", "PrunePlan", "Pruned", "Rewriter", "Target", "VitcError",
-    "available_targets", "compile", "distill", "known_criteria", "known_passes", "lint", "load", "load_target", "plan", "prune",
+    "InternalError", "Layer", "Logits", "Pass", "Plan", "Preprocessing", "Program", "PrunePlan", "Pruned", "Rewriter", "Target",
+    "VitcError", "available_targets", "compile", "distill", "known_criteria", "known_passes", "lint", "load", "load_target", "plan",
+    "prunable_groups", "prune",
     "register_criterion", "register_pass", "replay_pruning", "sensitivity",
 ]  # fmt: skip
 

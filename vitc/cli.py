@@ -31,6 +31,7 @@ Pipeline = Annotated[Optional[str], typer.Option(help="passes instead of the def
 DumpFolder = Annotated[Optional[Path], typer.Option("--dump", help="folder for the graph after each pass")]  # noqa: UP045
 Random = Annotated[bool, typer.Option("--random-weights", help="do not load pretrained weights")]
 PassFile = Annotated[Optional[list[Path]], typer.Option("--passes", help="Python files that register passes")]  # noqa: UP045
+PruneBudget = Annotated[Optional[str], typer.Option("--prune", help="0.35, flops=0.4, latency=0.3, or a saved plan.json")]  # noqa: UP045
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -40,6 +41,7 @@ def compile(
     out: Annotated[Path, typer.Option("--out", "-o", help="where the bundle goes")],
     target: TargetName = "cpu",
     calibration: Calibration = None,
+    prune: PruneBudget = None,
     pipeline: Pipeline = None,
     dump: DumpFolder = None,
     random_weights: Random = False,
@@ -52,8 +54,8 @@ def compile(
 
     _load_pass_files(passes)
     compiled = vitc.compile(
-        load_model(model, not random_weights), target, calibration=calibration, pipeline=pipeline, dump=dump,
-        progress=not as_json,
+        load_model(model, not random_weights), target, calibration=calibration, prune=_budget(prune), pipeline=pipeline,
+        dump=dump, progress=not as_json,
     )  # fmt: skip
     bundle = compiled.save(out, "file" if out.suffix == ".vitc" else "folder")
     _print({**compiled.report().to_dict(), "bundle": str(bundle.path)}, f"{compiled.report()}\nbundle    {bundle.path}", as_json)
@@ -69,6 +71,7 @@ def plan(
     random_weights: Random = False,
     passes: PassFile = None,
     prove: Annotated[bool, typer.Option(help="also build the network with TensorRT-RTX, without a GPU")] = False,
+    prune: Annotated[bool, typer.Option("--prune", help="only print the groups that pruning can cut, and what it cannot")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what compile would do, without building an engine."""
@@ -77,6 +80,10 @@ def plan(
     from vitc.models import load_model
 
     _load_pass_files(passes)
+    if prune:
+        groups = vitc.prunable_groups(load_model(model, not random_weights), target)
+        _print(groups.to_dict(), groups.text(), as_json)
+        return
     made = vitc.plan(
         load_model(model, not random_weights), target, calibration=calibration, pipeline=pipeline, dump=dump,
         progress=not as_json,
@@ -225,6 +232,19 @@ def bench(context: typer.Context, bundle: Path) -> None:
 def check(context: typer.Context, bundle: Path) -> None:
     """Run a bundle's self-check against its golden outputs."""
     _runtime("check", str(bundle), *context.args)
+
+
+def _budget(text: str | None) -> Any:
+    """--prune as vitc.compile takes it."""
+    if text is None:
+        return None
+    if text.endswith(".json"):
+        return {"plan": text}
+    measure, _, number = text.rpartition("=")
+    try:
+        return {measure or "params": float(number)}
+    except ValueError:
+        raise InputError(f"--prune takes 0.35, flops=0.4, latency=0.3 or a saved plan.json; got {text!r}") from None
 
 
 def _load_pass_files(paths: list[Path] | None) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ import torch
 from vitc.calibration import calibration_stream
 from vitc.capture import capture
 from vitc.errors import InputError, unknown
+from vitc.passes.pruning.grouping import find_groups
+from vitc.passes.pruning.groups import Groups
 from vitc.passes.pruning.plan import PrunePlan
 from vitc.passes.pruning.prune import Prune, replay
 from vitc.passes.pruning.samples import Loss, Samples
@@ -109,6 +111,14 @@ def replay_pruning(
     return _pruned(owned(replay(made, program.fork())))
 
 
+def prunable_groups(
+    model: torch.nn.Module | torch.export.ExportedProgram, target: str | Path | Target = "cpu", *, example_inputs: Any = None
+) -> Groups:
+    """What can be cut from a model, and what cannot with the reason: `text()` for people, `to_dict()` for scripts."""
+    device = target if isinstance(target, Target) else load_target(target)
+    return find_groups(canonical(capture(model, device, example_inputs)))
+
+
 def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
     """The pass for a budget, and what of it is data. Raises InputError naming what the budget takes."""
     if isinstance(budget, (int, float)) and not isinstance(budget, bool):
@@ -156,8 +166,6 @@ def owned(program: Program) -> Program:
 
 
 def _with_ratio(step: Prune, ratio: float) -> Prune:
-    from dataclasses import replace
-
     return step if step.plan is not None else replace(step, ratio=ratio)
 
 

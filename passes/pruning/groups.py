@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import networkx as nx
 import torch
@@ -70,6 +70,18 @@ class Groups:
             return []
         route = nx.shortest_path(self.flow.joins, at[first], at[second])
         return [where(self.flow.joins.edges[edge]["at"]) for edge in pairwise(route)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        groups = [
+            {
+                "name": g.name, "kind": g.kind, "units": len(g), "features": g.units.shape[1], "exact": g.exact,
+                "sources": list(dict.fromkeys(path_of(n) for n in g.sources)),
+                "readers": list(dict.fromkeys(path_of(n) for n in g.readers)),
+            }
+            for g in self.groups
+        ]  # fmt: skip
+        return {"groups": groups, "kept": [asdict(r) for r in self.refused]}
 
     def text(self) -> str:
         """One line a group, then one a refusal."""

@@ -32,6 +32,12 @@ def test_custom_pass_from_the_command_line(tmp_path: Path) -> None:
     assert "tanh-gelu\n    Replaces every exact GELU by the tanh form." in out
 
 
+def test_pruning_criterion(tmp_path: Path) -> None:
+    out = _run(str(ROOT / "examples" / "pruning_criterion.py"), cwd=tmp_path)
+    assert "pruned by sparsity for cpu" in out
+    assert "0.mlp.0:mlp" in out
+
+
 def _blocks(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 

@@ -104,3 +104,19 @@ def test_lint(tmp_path: Path) -> None:
     assert vitc("lint", str(tmp_path / "integers.onnx"), code=3) == ""
     assert "there is no ONNX file 'none.onnx'" in vitc("lint", "none.onnx", code=1)
     assert "unknown engine 'tensorrt 9'" in vitc("lint", str(tmp_path / "clean.onnx"), "--engine", "tensorrt 9", code=1)
+
+
+def test_plan_prints_the_groups_that_pruning_can_cut(model: str) -> None:
+    out = vitc("plan", model, "--random-weights", "--prune")
+    assert "mlp    blocks.0.mlp.0:mlp" in out
+    assert "kept   head" in out
+    data = json.loads(vitc("plan", model, "--random-weights", "--prune", "--json"))
+    assert {"name": "blocks.0.attn:heads", "kind": "heads"}.items() <= data["groups"][-2].items()
+    assert data["kept"] == [{"path": "head", "count": 10, "reason": "the model returns them"}]
+
+
+def test_compile_prunes(model: str, tmp_path: Path) -> None:
+    out = vitc("compile", model, "--random-weights", "--prune", "flops=0.3", "-o", str(tmp_path / "pruned"))
+    assert "prune{ratio=0.3,of=flops}" in out
+    message = vitc("compile", model, "--random-weights", "--prune", "much", "-o", str(tmp_path / "pruned"), code=1)
+    assert "--prune takes 0.35, flops=0.4, latency=0.3 or a saved plan.json; got 'much'" in message

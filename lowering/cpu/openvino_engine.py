@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ class OpenVinoEngine:
         config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
             config["INFERENCE_NUM_THREADS"] = threads
-        core = ov.Core()
+        core = _core()
         try:
             network = core.read_model(model.model if isinstance(model.model, bytes) else str(model.model))
             self._compiled: Any = core.compile_model(network, "CPU", config)
@@ -64,6 +65,13 @@ class OpenVinoEngine:
     def close(self) -> None:
         self._compiled = None
         self._idle = queue.SimpleQueue()
+
+
+@cache
+def _core() -> Any:
+    """One for the process, never destroyed. Each Core gives its thread another stack for signal handlers and takes it away with
+    itself; if two end in the order in which they began, the next signal with a Python handler ends the process."""
+    return _import().Core()
 
 
 def _import() -> Any:

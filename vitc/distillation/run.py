@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,7 @@ from vitc.distillation.losses import features_loss, logits_loss
 from vitc.distillation.optimizers import OptimizerFactory, set_rates
 from vitc.distillation.progress import Bar
 from vitc.distillation.scope import Scope, released, set_training, student_and_teacher
+from vitc.distillation.weights import Weights
 from vitc.distillation.workers import Workers
 from vitc.errors import DistillError, InputError
 
@@ -60,21 +61,19 @@ class Run:
     workers: Workers
     bar: Bar
     state: State = field(default_factory=State)
-    average: files.Tensors = field(default_factory=dict)
-    best: files.Tensors = field(default_factory=dict)
     resumed: files.Tensors = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.weights = Weights(self.student, self.config.ema)
+
     def finish(self) -> None:
-        """Runs what is left, and leaves the student in eval mode with its final weights: of the best score, else the average,
-        else the last."""
-        if self.config.ema:
-            self.average = self._copy()
+        """Runs what is left, and leaves the student in eval mode with its final weights."""
         if self.path is not None and self.path.exists():
             self._restore(self.path)
         for index in range(self.state.stage, len(self.stages)):
             self._run_stage(index)
-        self._load(self.best or self.average)
+        self.weights.settle()
         set_training(self.student, False)
 
     def _run_stage(self, index: int) -> None:
@@ -134,7 +133,7 @@ class Run:
             torch.nn.utils.clip_grad_norm_(model.parameters(), self.config.clip)
         for optimizer in optimizers:
             optimizer.step()
-        self._update_average()
+        self.weights.update_average()
         return value
 
     def _autocast(self) -> AbstractContextManager[Any]:
@@ -152,12 +151,10 @@ class Run:
             f"Look for NaN in the data and in the teacher's outputs, or lower the stage's rate (now {stage.rate:g})"
         )
 
-    # Scores, and the weights they are of.
-
     def _worse(self, stage: str) -> bool:
         """Scores the student; True if its patience is over."""
         assert self.evaluate is not None
-        with self._averaged():
+        with self.weights.averaged():
             set_training(self.student, False)
             with torch.no_grad():
                 score = self.workers.same(float(self.evaluate(self.student)) if self.workers.rank == 0 else None)
@@ -167,48 +164,11 @@ class Run:
             self.state.scores.append(Entry(stage, self.state.step, score))
             self.bar.score(score)
             if self.state.best is None or score > self.state.best:
-                self.state.best, self.state.waited, self.best = score, 0, self._copy()
+                self.state.best, self.state.waited = score, 0
+                self.weights.keep_best()
                 return False
         self.state.waited += 1
         return self.config.patience is not None and self.state.waited >= self.config.patience
-
-    def _weights(self) -> files.Tensors:
-        return dict(self.student.state_dict())
-
-    def _copy(self) -> files.Tensors:
-        return {name: tensor.detach().clone() for name, tensor in self._weights().items()}
-
-    @torch.no_grad()
-    def _load(self, tensors: files.Tensors) -> None:
-        weights = self._weights()
-        for name, tensor in tensors.items():
-            weights[name].copy_(tensor)
-
-    @torch.no_grad()
-    def _update_average(self) -> None:
-        if self.config.ema is None:
-            return
-        weights = self._weights()
-        for name, tensor in self.average.items():
-            if tensor.is_floating_point():
-                tensor.lerp_(weights[name], 1 - self.config.ema)
-            else:
-                tensor.copy_(weights[name])
-
-    @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Inside, the student has the average weights, if there are any."""
-        if not self.average:
-            yield
-            return
-        own = self._copy()
-        self._load(self.average)
-        try:
-            yield
-        finally:
-            self._load(own)
-
-    # Checkpoints.
 
     def _identity(self) -> dict[str, Any]:
         """What must be the same for a run to go on."""
@@ -230,7 +190,7 @@ class Run:
             return
         if self.workers.rank == 0:
             moments, numbers = files.optimizer_tensors(optimizers)
-            parts = {"student": self._weights(), "average": self.average, "best": self.best, "optimizer": moments}
+            parts = self.weights.parts() | {"optimizer": moments}
             if scope is not None:
                 parts["maps"] = dict(scope.maps.state_dict())
             tensors = {name: tensor for prefix, part in parts.items() for name, tensor in files.pack(prefix, part).items()}
@@ -244,10 +204,7 @@ class Run:
         for kind in ("losses", "scores"):
             state[kind] = [Entry(*entry) for entry in state[kind]]
         self.state, self.numbers, self.resumed = State(**state), saved["numbers"], tensors
-        device = self.workers.device
-        self._load(files.unpack("student", tensors))
-        self.average = {k: t.to(device) for k, t in files.unpack("average", tensors).items()}
-        self.best = {k: t.to(device) for k, t in files.unpack("best", tensors).items()}
+        self.weights.restore({name: files.unpack(name, tensors) for name in self.weights.parts()})
 
     def _resume_stage(self, scope: Scope, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Once after a restart in the middle of a stage: what only that stage has."""

@@ -226,3 +226,26 @@ def test_importing_it_imports_neither_torch_nor_onnx_nor_an_engine() -> None:
     code = f"import sys, vitc.lowering.cpu; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+_TWO_MODELS_END_AND_A_SIGNAL_COMES = """
+import gc, os, signal, sys
+sys.path.insert(0, {folder!r})
+from small_models import block
+from vitc.lowering.cpu import open_engine
+first, second = open_engine(block(), {name!r}, threads=1), open_engine(block(), {name!r}, threads=1)
+del first
+gc.collect()
+del second
+gc.collect()
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_signals_are_handled_after_engines_are_gone(name: str) -> None:
+    script = _TWO_MODELS_END_AND_A_SIGNAL_COMES.format(folder=str(Path(__file__).parent), name=name)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "handled\n"

@@ -54,15 +54,17 @@ def build_engine(
     capability: str | None = None,
     profile: Profile | None = None,
     timing_cache: bytes | None = None,
+    distribution: str | None = None,
 ) -> Engine:
     """Builds `model` (an ONNX file, or its bytes) and reads the engine's layers from TensorRT's build log.
 
     capability: "SM86" builds with TensorRT-RTX for a device that need not be here; None for this device.
     profile: batch sizes, for inputs whose first dimension is dynamic (default: 1 only).
+    distribution: "tensorrt" or "tensorrt_rtx"; None: the one that serves the capability, or this device.
     timing_cache: an earlier `Engine.timing_cache`; saves most of a rebuild where TensorRT measures kernels.
     Raises `BuildError` with TensorRT's own reason and the ONNX node, `MissingDependencyError` without one.
     """
-    trt = api.find(capability)
+    trt = api.find(capability) if distribution is None else api.load(distribution)
     plugin.register(trt)
     log = build_log(trt)
     with log.listen() as messages:

@@ -83,6 +83,17 @@ class DigitsViT(torch.nn.Module):
         return self.head(self.norm(self.blocks(tokens))[:, 0])
 
 
+def qkv_activations(model: DigitsViT, images: torch.Tensor) -> list[torch.Tensor]:
+    """What each block's fused QKV gives for the images: [n, 17, 3·64] a block. Attention's own input, for its benchmarks."""
+    kept: list[torch.Tensor] = []
+    hooks = [block.attn.qkv.register_forward_hook(lambda _m, _i, out: kept.append(out)) for block in model.blocks]  # type: ignore[union-attr]
+    with torch.no_grad():
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return kept
+
+
 def train(digits: Digits, epochs: int = 25, seed: int = 0, progress: Callable[[str], None] | None = None) -> DigitsViT:
     """Trains from scratch with AdamW and a one-cycle schedule. Deterministic by seed."""
     threads = torch.get_num_threads()

@@ -71,6 +71,7 @@ struct AttentionBlock {
     float scores[kWarpTiles][kKeyTiles][4];
     float weighted[kWarpTiles][kDimGroups][2][4];
     RowState state;
+    int magic[4];        // kMagicBits four times: what an INT8 product of P.V starts from
     int scale_head = 0;  // whose scales are ours: this head's, or 0 where all heads share them
 
     explicit VITC_DEVICE AttentionBlock(AttentionParams const& params)
@@ -85,6 +86,10 @@ struct AttentionBlock {
     VITC_DEVICE uint32_t values_at(int stage) const { return keys_at(stage) + Config::kKeyBytes; }
 
     VITC_DEVICE void reset() {
+        VITC_UNROLL
+        for (int i = 0; i < 4; ++i) {
+            magic[i] = hidden_constant(kMagicBits, i);
+        }
         VITC_UNROLL
         for (int t = 0; t < kWarpTiles; ++t) {
             VITC_UNROLL
@@ -273,7 +278,7 @@ struct AttentionBlock {
             int sums[kWarpTiles][2][4];
             VITC_UNROLL
             for (int i = 0; i < kWarpTiles * 8; ++i) {
-                sums[i / 8][i / 4 % 2][i % 4] = kMagicBits;
+                sums[i / 8][i / 4 % 2][i % 4] = magic[i % 4];
             }
             VITC_UNROLL
             for (int keys = 0; keys < kTiles / 4; ++keys) {

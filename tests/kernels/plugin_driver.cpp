@@ -164,6 +164,17 @@ int main() {
                 static_cast<int>(static_cast<char const*>(launched.v) - buffer), launched.logit_factors[0],
                 launched.out_factors[0]);
 
+    // Another context, with other shapes, leaves the first one's alone.
+    auto other = std::unique_ptr<vitc::VitAttentionPlugin>(
+        static_cast<vitc::VitAttentionPlugin*>(plugin->attachToContext(nullptr)));
+    PluginTensorDesc const in_other = tensor(DataType::kINT8, {5, 50, 3 * 192});
+    PluginTensorDesc const out_other = tensor(DataType::kINT8, {5, 50, 192});
+    std::printf("shapes %d\n", other->onShapeChange(&in_other, 1, &out_other, 1));
+    for (auto* each : {context.get(), other.get()}) {
+        each->enqueue(&in, &out, inputs, outputs, nullptr, nullptr);
+        std::printf("context %d %d\n", launched.batch, launched.queries);
+    }
+
     // Scales by head travel in the launch itself.
     Values by_head;
     by_head.head_scales = {1.0f, 2.0f, 3.0f, 0.5f, 0.25f, 4.0f, 1.5f, 2.5f, 3.5f};

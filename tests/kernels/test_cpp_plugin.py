@@ -109,6 +109,9 @@ def test_its_build_side(root: Path, tmp_path: Path) -> None:
     assert np.float32(launched[8]) == reference.logit_factor(node)
     assert np.float32(launched[9]) == np.float32(reference.out_factor(node))
 
+    assert said[9:12] == ["shapes 0", "context 2 197", "context 5 50"]
+    said = said[3:]
+
     by_head = dataclasses.replace(node, head_scales=(1.0, 2.0, 3.0, 0.5, 0.25, 4.0, 1.5, 2.5, 3.5))
     assert said[9:11] == ["shapes 0", "enqueue 0"]
     factors = said[11].split()

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from vitc.lowering.cpu import open_engine
+from vitc.lowering.cpu import open_engine, preferred
 from vitc.targets import Target
 
 # Rows, depth and columns of ViT-B's fc1 for four images: large enough to fill a few cores, small enough for 10 ms.
@@ -54,7 +54,7 @@ def _rates() -> tuple[float, float, float]:
 
 
 def _product_seconds(int8: bool) -> float:
-    engine = open_engine(_product(int8), threads=THREADS)
+    engine = open_engine(_product(int8), preferred(), threads=THREADS)
     feeds = {"x": np.random.default_rng(0).standard_normal((_ROWS, _DEPTH)).astype(np.float32)}
     try:
         return shortest(lambda: engine.run(feeds), THREADS)

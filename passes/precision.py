@@ -1,7 +1,9 @@
 """to-fp16: half precision where it is safe, FP32 where it is not, with every cast explicit.
 
 Without data the safe set is by construction: LayerNorm, softmax, reductions and residual adds (whose range grows with
-depth) stay in FP32; GEMMs, convolutions, attention and what is elementwise between them run in FP16.
+depth) stay in FP32; GEMMs, convolutions, attention and what is elementwise between them run in FP16. With calibration data
+what was seen counts too: an operator whose result or operand comes within a factor of two of FP16's end, or lies wholly
+among its subnormal numbers, stays in FP32, and the report names it. A weight beyond FP16's range does so without data.
 
 INT8 GEMMs keep FP32 scales and an FP32 result. With FP16 scales TensorRT stores the raw INT32 sums in FP16 before it
 scales them, and sums beyond 65504 become infinite; docs/decisions/0010-tensorrt-spelling.md has the measurement.
@@ -18,13 +20,17 @@ from torch.fx.node import map_arg
 
 from vitc.graph import Rewriter, constant, is_constant
 from vitc.graph.movement import MOVEMENT, SPLITTING
-from vitc.graph.nodes import is_tensor, val
+from vitc.graph.nodes import is_tensor, val, where
 from vitc.graph.printer import op_name
+from vitc.passes.quantization.peaks import with_peaks
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 aten, ops = torch.ops.aten, torch.ops.vitc
 
+_LARGEST, _SMALLEST_NORMAL = torch.finfo(torch.float16).max, torch.finfo(torch.float16).tiny
+#: Between what calibration saw and what may come.
+_HEADROOM = 2.0
 #: Compute-bound or bounded: FP16.
 _HALF = {
     "aten.linear", "aten.conv2d", "aten.matmul", "aten.bmm", "vitc.attention", "vitc.attention_int8",
@@ -48,17 +54,53 @@ class ToFp16(Pass):
     after = ("quantize-int8",)
 
     def run(self, program: Program) -> Program:
+        program = with_peaks(program)
         caster = _Caster(Rewriter(program.module, self.name))
         counts = {torch.float16: 0, torch.float32: 0}
+        unsafe: dict[str, str] = {}
         for node in list(program.graph.nodes):
             if node.op == "output":
                 caster.restore_outputs(node)
             elif node.op == "call_function":
                 wanted = _wanted(node)
+                if wanted == torch.float16 and (reason := _unsafe(program, node)):
+                    wanted, unsafe[where(node)] = torch.float32, reason
                 if wanted is not None:
                     counts[wanted] += caster.retype(node, wanted)
         caster.rewriter.finish()
-        return program.note(f"{counts[torch.float16]} operators in FP16, {counts[torch.float32]} kept in FP32")
+        program = program.note(f"{counts[torch.float16]} operators in FP16, {counts[torch.float32]} kept in FP32")
+        for name, reason in unsafe.items():
+            program = program.note(f"FP32: {name}, {reason}")
+        return program.note(_evidence(program))
+
+
+def _unsafe(program: Program, node: Node) -> str | None:
+    """Why an operator must not be FP16: the tensor, its range, and FP16's; None if nothing speaks against it."""
+    for tensor in (node, *node.all_input_nodes):
+        if not is_tensor(tensor) or not val(tensor).is_floating_point():
+            continue
+        if is_constant(tensor):
+            value = constant(program.module, tensor)
+            peak, limit = float(value.abs().max()) if value.numel() else 0.0, _LARGEST
+        else:
+            # A cast of what was seen has seen the same.
+            seen = tensor.args[0] if tensor.target is aten._to_copy.default else tensor
+            peak, limit = program.ranges.get(f"{seen.name}/peak", 0.0), _LARGEST / _HEADROOM  # type: ignore[union-attr]
+        kind = "its result" if tensor is node else f"its operand {tensor.name}"
+        if not peak <= limit:
+            return f"{kind} reaches {peak:.4g}, FP16 ends at {_LARGEST:.0f}"
+        if 0 < peak < _SMALLEST_NORMAL:
+            return f"{kind} stays below {peak:.3g}, FP16 is subnormal below {_SMALLEST_NORMAL:.3g}"
+    return None
+
+
+def _evidence(program: Program) -> str:
+    names = {n.name for n in program.graph.nodes if is_tensor(n) and val(n).dtype == torch.float16}
+    peaks = {n: program.ranges[f"{n}/peak"] for n in names if f"{n}/peak" in program.ranges}
+    if not peaks:
+        return "no range of an FP16 tensor was seen: the choice is by kind of operator (calibration=images shows ranges)"
+    largest = max(peaks, key=lambda n: (peaks[n], n))
+    return f"the largest magnitude seen in FP16 is {peaks[largest]:.4g}, in {largest}; FP16 ends at {_LARGEST:.0f}"
 
 
 def _wanted(node: Node) -> torch.dtype | None:

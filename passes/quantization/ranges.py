@@ -16,6 +16,7 @@ from vitc.calibration import CALIBRATORS, MagnitudeHistogram
 from vitc.passes.quantization.importance import ProbeImages
 from vitc.passes.quantization.measured_error import Part, TensorProbe, probe
 from vitc.passes.quantization.observe import Observer, observe
+from vitc.passes.quantization.peaks import peak_observers, peaks_of
 from vitc.passes.quantization.scales import fake_quantise
 from vitc.passes.quantization.statistics import ChannelStatistics
 from vitc.program import Program
@@ -68,11 +69,12 @@ def choose_ranges(program: Program, sites: Sites, calibrator: str, seed: int) ->
     watching: list[tuple[Node, Observer]] = list(images.observers())
     for name, part in tensors.items():
         watching += part.watched(histograms[name], channels[name])
-    observe(program, watching)
+    peaks = peak_observers(program)  # what stays in floating point may be FP16: to-fp16 asks
+    observe(program, [*watching, *peaks])
 
     measurable = {name: part for name, part in tensors.items() if name not in sites.convolved()}
     probes, _ = probe(images, measurable, channels)
-    ranges, chosen = {}, Counter[str]()
+    ranges, chosen = peaks_of(peaks), Counter[str]()
     for name, histogram in histograms.items():
         ranges[name], method = _choose(histogram, probes.get(name), calibrator)
         chosen[method] += 1

@@ -7,6 +7,8 @@ import torch
 from support import TILED, captured, outputs, through
 from torch import Tensor, nn
 
+from vitc.calibration import CalibrationStream
+
 
 class Gated(nn.Module):
     """EVA-02: one linear, split; the halves are multiplied, one through a norm."""
@@ -39,3 +41,45 @@ def test_inputs_and_outputs_keep_their_dtype_and_gemms_are_half() -> None:
     kinds = {n.target: n.meta["val"].dtype for n in program.graph.nodes if n.op == "call_function"}
     assert kinds[torch.ops.aten.linear.default] == kinds[torch.ops.vitc.attention.default] == torch.float16
     assert outputs(program).dtype == torch.float32
+
+
+class Ranges(nn.Module):
+    """`large` overflows FP16, `small` is subnormal in it, `plain` is neither."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.large, self.small, self.plain = (nn.Linear(models.WIDTH, models.WIDTH, bias=False) for _ in range(3))
+        with torch.no_grad():
+            self.large.weight.mul_(4e5)
+            self.small.weight.mul_(1e-4)
+            self.plain.weight.mul_(1.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.large(x) * 1e-5 + self.plain(x) + self.small(x * 1e-3).tanh() * 1e4
+
+
+def test_what_calibration_sees_decides() -> None:
+    x = torch.randn(4, models.TOKENS, models.WIDTH)
+    model = Ranges()
+    stream = CalibrationStream(x, ((models.TOKENS, models.WIDTH),))
+    program = through(captured(model, x[:2]).evolve(calibration=stream), f"{TILED},to-fp16")
+    kept = {n.meta["nn_module_stack"] and list(n.meta["nn_module_stack"].values())[-1][0]: n.meta["val"].dtype
+            for n in program.graph.nodes if n.target is torch.ops.aten.linear.default}  # fmt: skip
+    assert kept == {"large": torch.float32, "plain": torch.float16, "small": torch.float32}
+    notes = "\n".join(program.journal[-1].notes)
+    assert "in large), its result reaches " in notes
+    assert "in small), its result stays below " in notes
+    assert "the largest magnitude seen in FP16 is" in notes
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(program, x), model(x), atol=2e-2, rtol=2e-2)
+    replayed = through(captured(model, x[:2]).evolve(ranges=program.ranges), f"{TILED},to-fp16")
+    assert replayed.journal[-1].notes == program.journal[-1].notes
+
+
+def test_without_data_weights_are_looked_at_and_the_report_says_so() -> None:
+    model = Ranges()
+    with torch.no_grad():
+        model.large.weight.mul_(1e3)
+    notes = "\n".join(through(captured(model, torch.randn(2, models.TOKENS, models.WIDTH)), f"{TILED},to-fp16").journal[-1].notes)
+    assert "in large), its operand large_weight reaches" in notes
+    assert "no range of an FP16 tensor was seen" in notes

@@ -16,8 +16,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import io
 import platform
+import sys
 import tempfile
 import time
 import warnings
@@ -136,10 +136,9 @@ def by_onnxruntime(linears_only: bool) -> Quantise:
         with tempfile.TemporaryDirectory() as folder:
             exported, prepared, quantised = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
             batch = torch.export.Dim("batch", min=1, max=64)
-            with contextlib.redirect_stdout(io.StringIO()):
-                torch.onnx.export(
-                    model, (images[:2],), exported, input_names=["x"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False
-                )
+            torch.onnx.export(
+                model, (images[:2],), exported, input_names=["x"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False
+            )
             quant_pre_process(exported, prepared)
             quantize_static(
                 prepared, quantised, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
@@ -172,7 +171,8 @@ PLANTED += ("plain minmax, linears", "plain minmax, linears and attention", "NNC
 def row(name: str, model: nn.Module, task: tasks.Task, count: int, test: int) -> str:
     images = task.train[0][:count]
     began = time.perf_counter()
-    predict = CONTENDERS[name](model, images)
+    with contextlib.redirect_stdout(sys.stderr):  # the peers' progress
+        predict = CONTENDERS[name](model, images)
     seconds = time.perf_counter() - began
     with torch.no_grad():
         want, got = (torch.cat([p(x) for x in task.test[0][:test].split(50)]).float() for p in (task.model, predict))
@@ -203,7 +203,7 @@ def main() -> None:
     np.random.seed(0)
     packages = ("torch", "nncf", "openvino", "onnxruntime", "nvidia-modelopt")
     print("# INT8 accuracy beside the peers\n")
-    print(f"{date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} threads; ", end="")
+    print(f"{date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s); ", end="")
     print(", ".join(f"{name} {version(name)}" for name in packages) + f"; {args.images} calibration images; ", end="")
     print("`python benchmarks/int8_accuracy.py`. What the columns mean is in that file's head.")
     for name in args.only:

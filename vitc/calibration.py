@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from vitc.errors import CalibrationError
+from vitc.errors import CalibrationError, VitcError
 from vitc.preprocessing import ImageFolder
 
 if TYPE_CHECKING:
@@ -130,6 +130,8 @@ def _named_errors(items: Iterable[Any]) -> Iterator[Any]:
             item = next(iterator)
         except StopIteration:
             return
+        except VitcError:
+            raise
         except Exception as error:
             raise CalibrationError(
                 f"the calibration stream raised {type(error).__name__} at batch {count}: {error}; the {count} batches before "
@@ -150,7 +152,10 @@ def calibration_stream(data: Any, program: Program) -> CalibrationStream:
         return CalibrationStream(data, shapes)
     path = Path(data)
     if path.suffix == ".npy" and path.is_file():
-        return CalibrationStream(np.load(path, allow_pickle=False), shapes)
+        try:
+            return CalibrationStream(np.load(path, allow_pickle=False), shapes)
+        except (ValueError, EOFError) as error:
+            raise CalibrationError(f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)") from error
     if not path.is_dir():
         raise CalibrationError(f"there is no folder of images and no .npy file {str(path)!r}; save one with numpy.save(path, images)")
     if program.preprocessing is None:

@@ -32,6 +32,7 @@ DumpFolder = Annotated[Optional[Path], typer.Option("--dump", help="folder for t
 Random = Annotated[bool, typer.Option("--random-weights", help="do not load pretrained weights")]
 PassFile = Annotated[Optional[list[Path]], typer.Option("--passes", help="Python files that register passes")]  # noqa: UP045
 PruneBudget = Annotated[Optional[str], typer.Option("--prune", help="0.35, flops=0.4, latency=0.3, or a saved plan.json")]  # noqa: UP045
+MaxDrop = Annotated[Optional[float], typer.Option(help="the share of calibration images that INT8 may answer differently")]  # noqa: UP045
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -46,6 +47,8 @@ def compile(
     dump: DumpFolder = None,
     random_weights: Random = False,
     passes: PassFile = None,
+    max_drop: MaxDrop = None,
+    resume: Annotated[Optional[Path], typer.Option(help="folder for the journal of the search within --max-drop")] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
     """Compile a model and save its bundle."""
@@ -55,7 +58,7 @@ def compile(
     _load_pass_files(passes)
     compiled = vitc.compile(
         load_model(model, not random_weights), target, calibration=calibration, prune=_budget(prune), pipeline=pipeline,
-        dump=dump, progress=not as_json,
+        dump=dump, max_drop=max_drop, resume=resume, progress=not as_json,
     )  # fmt: skip
     bundle = compiled.save(out, "file" if out.suffix == ".vitc" else "folder")
     _print({**compiled.report().to_dict(), "bundle": str(bundle.path)}, f"{compiled.report()}\nbundle    {bundle.path}", as_json)
@@ -99,6 +102,27 @@ def plan(
     _print(data, text, as_json)
     if prove and not data["agreement"]["agrees"]:
         raise typer.Exit(3)
+
+
+@app.command()
+def sensitivity(
+    model: Model,
+    calibration: Annotated[Path, typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")],
+    target: TargetName = "cpu",
+    by: Annotated[str, typer.Option(help="block or layer")] = "block",
+    images: Annotated[int, typer.Option(help="calibration images to measure on")] = 64,
+    plot: Annotated[Optional[Path], typer.Option(help="an .svg file for the plot")] = None,  # noqa: UP045
+    random_weights: Random = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what INT8 costs, block by block or layer by layer."""
+    import vitc
+    from vitc.models import load_model
+
+    found = vitc.sensitivity(load_model(model, not random_weights), target, calibration=calibration, by=by, images=images)  # type: ignore[arg-type]
+    if plot is not None:
+        found.save_svg(plot)
+    _print(found.to_dict(), str(found), as_json)
 
 
 @app.command()

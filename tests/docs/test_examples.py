@@ -42,7 +42,10 @@ def _blocks(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/distillation.md", "docs/getting-started.md", "docs/write-a-pass.md"])
+PAGES = ["README.md", "docs/distillation.md", "docs/getting-started.md", "docs/quantization.md", "docs/write-a-pass.md"]
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_python_blocks_of_the_page_run(page: str, tmp_path: Path) -> None:
     blocks = _blocks(ROOT / page)
     assert blocks

@@ -120,3 +120,16 @@ def test_compile_prunes(model: str, tmp_path: Path) -> None:
     assert "prune{ratio=0.3,of=flops}" in out
     message = vitc("compile", model, "--random-weights", "--prune", "much", "-o", str(tmp_path / "pruned"), code=1)
     assert "--prune takes 0.35, flops=0.4, latency=0.3 or a saved plan.json; got 'much'" in message
+
+
+def test_sensitivity(model: str, tmp_path: Path) -> None:
+    import numpy as np
+
+    images = tmp_path / "images.npy"
+    np.save(images, np.random.default_rng(0).standard_normal((8, 1, 8, 8)).astype(np.float32))
+    found = json.loads(vitc("sensitivity", model, "--calibration", str(images), "--plot", str(tmp_path / "plot.svg"), "--json"))
+    assert [row["name"] for row in found["rows"]] == ["blocks.0"]
+    assert (tmp_path / "plot.svg").read_text().startswith("<svg")
+    assert "by must be 'block' or 'layer', got 'node'" in vitc("sensitivity", model, "--calibration", str(images), "--by", "node", code=1)
+    images.write_bytes(b"\x93NUMPY of another kind")
+    assert "is no readable .npy file" in vitc("sensitivity", model, "--calibration", str(images), code=1)

@@ -11,6 +11,7 @@ import torch
 from vitc.calibration import calibration_stream
 from vitc.capture import capture
 from vitc.compiler import default_pipeline
+from vitc.errors import InputError
 from vitc.mixed.choose import score_of
 from vitc.mixed.measure import Measure, Split, by_block, by_layer, groups, with_extras
 from vitc.mixed.records import Sensitivity
@@ -39,6 +40,8 @@ def sensitivity(
 
     Raises CalibrationError, InputError, PipelineError, and what capturing and the passes raise.
     """
+    if by not in ("block", "layer"):
+        raise InputError(f"by must be 'block' or 'layer', got {by!r}")
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs)
     program = program.evolve(calibration=calibration_stream(calibration, program))

@@ -115,7 +115,7 @@ def _reals(fields: AttentionFields, inputs: Sequence[Array]) -> Reals:
 
 def _largest(x: Array) -> Array:
     """The largest finite magnitude of each row: a key masked with -inf has weight 0 and no error."""
-    return np.abs(np.where(np.isfinite(x), x, 0.0)).max(-1, keepdims=True)
+    return np.abs(np.where(np.isfinite(x), x, 0.0)).max(-1, keepdims=True)  # type: ignore[no-any-return]
 
 
 def _in_output_units(fields: AttentionFields, mean: Array) -> Array:

@@ -78,13 +78,13 @@ def real_logit_factor(fields: AttentionFields) -> Array:
     if fields.int8_in:
         factor *= float(F32(fields.q_scale)) * float(F32(fields.k_scale))
     q, k, _ = head_scales(fields)
-    return factor * (q * k)
+    return factor * (q * k)  # type: ignore[no-any-return]
 
 
 def out_factor(fields: AttentionFields) -> Array:
     """What turns a weighted mean of V's own numbers into the output's own numbers, FP64. [H or 1]."""
     v_scale = float(F32(fields.v_scale)) if fields.int8_in else 1.0
-    return head_scales(fields)[2] * v_scale / (float(F32(fields.out_scale)) if fields.int8_out else 1.0)
+    return head_scales(fields)[2] * v_scale / (float(F32(fields.out_scale)) if fields.int8_out else 1.0)  # type: ignore[no-any-return]
 
 
 def head_scales(fields: AttentionFields) -> Array:
@@ -169,7 +169,7 @@ def _softmax_pv_int8(
         peak, decay, share = state.advance(scores)
         exponent = fma(scores - peak, state.factor, LOG2_P_MAX)
         p = np.rint(exp2(exponent)).astype(np.float64)
-        state.total = fma(F32(p.sum(-1, keepdims=True)), share, state.total * decay)
+        state.total = fma(F32(p.sum(-1, keepdims=True)), share, state.total * decay)  # type: ignore[arg-type]
         product = (p @ v[:, :, keys].astype(np.float64)).astype(F32)  # exact: below 2^22
         state.weighted = fma(product, share, state.weighted * decay)
     return state.weighted, state.total
@@ -208,7 +208,7 @@ class _Rows:
     def scores(self, q: Array, k: Array, bias: Array | None, keys: slice) -> Array:
         # Integers below 2^21 are exact in FP64 and in FP32; FP16 products are summed in FP32.
         wide = np.float64 if q.dtype == np.int8 else F32
-        dots = (q.astype(wide) @ k[:, :, keys].astype(wide).swapaxes(-1, -2)).astype(F32)
+        dots = (q.astype(wide) @ k[:, :, keys].astype(wide).swapaxes(-1, -2)).astype(F32)  # type: ignore[operator]
         if bias is None:
             return dots
         return fma(dots, self.logit_factor, bias[..., keys] * F32(LOG2_E))
@@ -233,7 +233,7 @@ def _finish(weighted: Array, total: Array, factor: Array, *, int8: bool) -> Arra
     multiplier = np.divide(factor, total, out=np.zeros(total.shape, F32), where=total > 0)
     out = weighted * multiplier
     if int8:
-        return np.rint(np.clip(out, INT8_MIN, INT8_MAX)).astype(np.int8)
+        return np.rint(np.clip(out, INT8_MIN, INT8_MAX)).astype(np.int8)  # type: ignore[no-any-return]
     return out.astype(np.float16)
 
 

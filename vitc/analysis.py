@@ -61,7 +61,8 @@ def _free(node: Node) -> bool:
 
 
 def _record(node: Node, batch: int) -> OpCost:
-    weights, activations = [], []
+    weights: list[Node] = []
+    activations: list[Node] = []
     for operand in node.all_input_nodes:
         if is_tensor(operand):
             (weights if _weight(operand) else activations).append(operand)
@@ -77,7 +78,7 @@ def _record(node: Node, batch: int) -> OpCost:
         bytes_read=0 if fused else sum(_bytes(a, batch) for a in activations),
         bytes_written=_bytes(node, batch),
         weight_bytes=sum(_bytes(w, batch) for w in weights),
-        shape=shape,
+        shape=shape,  # type: ignore[arg-type]
         fused_into_previous=fused,
     )
 

@@ -64,7 +64,7 @@ class CalibrationStream:
 
     def _raw(self) -> Iterable[Any]:
         if isinstance(self.batches, (torch.Tensor, np.ndarray)):
-            return torch.as_tensor(self.batches).split(self.batch_size)
+            return torch.as_tensor(self.batches).split(self.batch_size)  # type: ignore[no-untyped-call, no-any-return]
         if isinstance(self.batches, Iterable) and not isinstance(self.batches, (str, bytes)):
             return self.batches
         raise CalibrationError(
@@ -108,7 +108,8 @@ class _Replayable:
     """Makes an iterator iterable again: items are kept as they come."""
 
     def __init__(self, items: Iterator[Any]) -> None:
-        self._items, self._kept = items, []
+        self._items = items
+        self._kept: list[Any] = []
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._kept

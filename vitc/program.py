@@ -95,11 +95,10 @@ class Program:
         """A copy whose graph may be changed freely; weights are shared, not copied."""
         old = self.module.graph
         new = Graph()
-        new.output(new.graph_copy(old, mapping := {}))
+        new.output(new.graph_copy(old, {}))
         output = next(n for n in old.nodes if n.op == "output")
         next(n for n in new.nodes if n.op == "output").meta.update(output.meta)
         new._codegen = old._codegen  # keeps the user's input and output structure
-        del mapping
         module = GraphModule(self.module, new, class_name="Program")
         module.eval()
         return self.evolve(module=module)

@@ -107,8 +107,9 @@ class Emitter:
     def shape(self, sizes: Sequence[Any]) -> str:
         """An INT64 shape tensor; symbolic sizes are taken from the graph."""
         parts = [self.size(s) for s in sizes]
-        if all(isinstance(p, int) for p in parts):
-            return self.ints(parts)
+        known = [p for p in parts if isinstance(p, int)]
+        if len(known) == len(parts):
+            return self.ints(known)
         return self.op("Concat", [p if isinstance(p, str) else self.ints([p]) for p in parts], axis=0)
 
     # --- emitting --------------------------------------------------------------------------------------------------
@@ -118,14 +119,18 @@ class Emitter:
         assert self._node is not None
         return self._node
 
-    def op(self, op_type: str, inputs: Sequence[str], outputs: int = 1, domain: str = "", **attributes: Any) -> Any:
+    def op(self, op_type: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
         """Appends a node named /module/path/OpType, which is how the engine's layers are traced back to the user's module;
-        returns its result's name, or a list of them."""
+        returns its result's name."""
+        return self.ops(op_type, inputs, 1, domain=domain, **attributes)[0]
+
+    def ops(self, op_type: str, inputs: Sequence[str], outputs: int, domain: str = "", **attributes: Any) -> list[str]:
+        """The same for an operator with several results."""
         name = self.unique("/".join(["", *filter(None, module_path(self.node).split(".")), op_type]))
         results = [f"{name}_out{i}" if outputs > 1 else f"{name}_out" for i in range(outputs)]
         proto = helper.make_node(op_type, list(inputs), results, name=name, domain=domain, **attributes)
         self.nodes.append(proto)
-        return results[0] if outputs == 1 else results
+        return results
 
     def initializer(self, name: str, tensor: torch.Tensor) -> str:
         """A weight under the user's own name; one that also serves in another form (transposed) gets a number behind it."""

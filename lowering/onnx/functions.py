@@ -42,16 +42,18 @@ class _Body:
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
 
-    def op(self, op_type: str, inputs: list[str], outputs: int = 1, **attributes: Any) -> Any:
+    def op(self, op_type: str, inputs: list[str], **attributes: Any) -> str:
+        return self.ops(op_type, inputs, 1, **attributes)[0]
+
+    def ops(self, op_type: str, inputs: list[str], outputs: int, **attributes: Any) -> list[str]:
         names = [f"t{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(op_type, inputs, names, **attributes))
-        return names[0] if outputs == 1 else names
+        return names
 
     def ints(self, values: list[int]) -> str:
-        name: str = self.op("Constant", [], value_ints=values)
-        return name
+        return self.op("Constant", [], value_ints=values)
 
-    def attribute(self, field: str, kind: int) -> str:
+    def attribute(self, field: str, kind: AttributeProto.AttributeType) -> str:
         """A function attribute as a tensor: a scalar, or [n] for FLOATS."""
         name = f"t{len(self.nodes)}_0"
         node = helper.make_node("Constant", [], [name])
@@ -71,8 +73,7 @@ class _Body:
                 names.append(self.op("Reshape", [one, self.ints([1])]))
             else:
                 names.append(self.ints(part))
-        name: str = self.op("Concat", names, axis=0)
-        return name
+        return self.op("Concat", names, axis=0)
 
 
 def attention_function(signature: Signature, overload: str, opset: int) -> onnx.FunctionProto:
@@ -117,7 +118,7 @@ def _operands(body: _Body, signature: Signature) -> list[str]:
         return [body.op("Transpose", [body.op("Reshape", [n, shape])], perm=[0, 2, 1, 3]) for n in ("q", "k", "v")]
     split = body.op("Reshape", ["qkv", body.sizes([0, 0, 3], "num_heads", "head_dim")])
     moved = body.op("Transpose", [split], perm=[2, 0, 3, 1, 4])
-    parts = body.op("Split", [moved], outputs=3, axis=0, num_outputs=3)
+    parts = body.ops("Split", [moved], 3, axis=0, num_outputs=3)
     axis = body.ints([0])
     return [body.op("Squeeze", [p, axis]) for p in parts]
 
@@ -133,7 +134,7 @@ def _head_factors(body: _Body) -> list[str]:
     """The factors of q's, k's and v's heads, each [1, H, 1, 1]."""
     factors = body.attribute("head_scales", AttributeProto.FLOATS)
     spread = body.op("Reshape", [factors, body.sizes([3], "num_heads", [1, 1])])
-    return body.op("Split", [spread], outputs=3, axis=0, num_outputs=3)  # type: ignore[no-any-return]
+    return body.ops("Split", [spread], 3, axis=0, num_outputs=3)
 
 
 def _add_bias(body: _Body, scores: str, compute: torch.dtype, signature: Signature) -> str:

@@ -8,7 +8,7 @@ import torch
 from torch.fx import Node
 
 from vitc.errors import LoweringError
-from vitc.graph.nodes import is_tensor, shape_of, val, where
+from vitc.graph.nodes import shape_of, val, where
 from vitc.lowering.onnx.emitter import Emitter, emits, literal
 
 aten = torch.ops.aten
@@ -119,8 +119,8 @@ _COMPARE_OVERLOADS = {getattr(packet, o): op for packet, op in _COMPARE.items() 
 @emits(*_COMPARE_OVERLOADS)
 def _compare(e: Emitter, node: Node) -> str:
     left, right = node.args
-    values = [a.meta["val"] if is_tensor(a) else a for a in (left, right)]
-    dtype = torch.result_type(*values)
+    a, b = (val(side) if isinstance(side, Node) else side for side in (left, right))
+    dtype = torch.result_type(a, b)  # type: ignore[arg-type]  # a number, if not a tensor
     return e.op(_COMPARE_OVERLOADS[node.target], [e.operand(left, dtype), e.operand(right, dtype)])  # type: ignore[index]
 
 
@@ -253,7 +253,7 @@ def _log_softmax(e: Emitter, node: Node) -> str:
 
 @emits(aten.glu.default)
 def _glu(e: Emitter, node: Node) -> str:
-    a, b = e.op("Split", [e.value(node.args[0])], outputs=2, axis=int(literal(node, 1, "dim", -1)), num_outputs=2)
+    a, b = e.ops("Split", [e.value(node.args[0])], 2, axis=int(literal(node, 1, "dim", -1)), num_outputs=2)
     return e.op("Mul", [a, e.op("Sigmoid", [b])])
 
 

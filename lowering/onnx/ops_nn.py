@@ -29,7 +29,7 @@ def _transposed_weight(e: Emitter, weight: Node) -> str:
         data, scale, axis = weight.args
         stored = e.initializer(f"{data.target}", constant(e.module, data).T)  # type: ignore[union-attr, arg-type]
         per_channel = {"axis": 1 - int(axis)} if val(scale).ndim else {}  # type: ignore[arg-type]
-        return e.op("DequantizeLinear", [stored, e.value(scale)], **per_channel)
+        return e.op("DequantizeLinear", [stored, e.value(scale)], **per_channel)  # type: ignore[arg-type]
     return e.op("Transpose", [e.value(weight)], perm=[1, 0])
 
 
@@ -154,7 +154,7 @@ def _avg_pool(e: Emitter, node: Node) -> str:
 
 @emits(aten.adaptive_avg_pool2d.default, aten.adaptive_avg_pool1d.default)
 def _adaptive_pool(e: Emitter, node: Node) -> str:
-    sizes = [int(s) for s in node.args[1]]  # type: ignore[union-attr]
+    sizes = [int(s) for s in node.args[1]]  # type: ignore[union-attr, arg-type]
     x = node.args[0]
     spatial = [int(s) for s in shape_of(x)[-len(sizes) :]]  # type: ignore[arg-type]
     if all(s == 1 for s in sizes):

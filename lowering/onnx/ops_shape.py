@@ -126,7 +126,7 @@ def _split(e: Emitter, node: Node) -> tuple[str, ...]:
     sizes = [int(v.shape[axis]) for v in node.meta["val"]]
     if len(sizes) == 1:
         return (e.value(node.args[0]),)
-    return tuple(e.op("Split", [e.value(node.args[0]), e.ints(sizes)], outputs=len(sizes), axis=axis))
+    return tuple(e.ops("Split", [e.value(node.args[0]), e.ints(sizes)], len(sizes), axis=axis))
 
 
 @emits(aten.select.int)
@@ -259,4 +259,4 @@ def _cast(e: Emitter, node: Node) -> str:
 def _topk(e: Emitter, node: Node) -> tuple[str, ...]:
     x, k = node.args[:2]
     axis = _axis(node, literal(node, 2, "dim", -1))
-    return tuple(e.op("TopK", [e.value(x), e.shape([k])], outputs=2, axis=axis, largest=int(literal(node, 3, "largest", True))))
+    return tuple(e.ops("TopK", [e.value(x), e.shape([k])], 2, axis=axis, largest=int(literal(node, 3, "largest", True))))

@@ -20,7 +20,7 @@ def _quantize(e: Emitter, node: Node) -> str:
     per_channel = {"axis": int(axis)} if val(scale).ndim else {}  # type: ignore[arg-type]
     if per_channel:
         zero = e.initializer(f"zeros_{val(scale).numel()}_int8", torch.zeros(val(scale).numel(), dtype=torch.int8))  # type: ignore[arg-type]
-    return e.op("QuantizeLinear", [e.value(x), e.value(scale), zero], **per_channel)
+    return e.op("QuantizeLinear", [e.value(x), e.value(scale), zero], **per_channel)  # type: ignore[arg-type]
 
 
 @emits(ops.dequantize.default)
@@ -29,7 +29,7 @@ def _dequantize(e: Emitter, node: Node) -> str:
     if all(user.target is torch.ops.aten.linear.default and user.args[1] is node for user in node.users):
         return ""  # a linear's weight: the linear emits it, transposed
     per_channel = {"axis": int(axis)} if val(scale).ndim else {}  # type: ignore[arg-type]
-    return e.op("DequantizeLinear", [e.value(x), e.value(scale)], **per_channel)
+    return e.op("DequantizeLinear", [e.value(x), e.value(scale)], **per_channel)  # type: ignore[arg-type]
 
 
 @emits(ops.attention.default)

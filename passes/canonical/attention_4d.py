@@ -7,7 +7,7 @@ beside the batch (Twins, Hiera).
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.fx import Node
@@ -43,30 +43,30 @@ class Attention4d(Pass):
 
 
 def _rewrite(rewriter: Rewriter, node: Node) -> str | None:
-    q, k, v = node.args[:3]
-    mask = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    qkv = cast("list[Node]", list(node.args[:3]))
+    mask = cast("Node | None", node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask"))
     rank = len(shape_of(node))
     if rank not in (3, 5):
         return "no rank that a known model uses"
-    if any(len(shape_of(t)) != rank for t in (q, k, v)):  # type: ignore[arg-type]
+    if any(len(shape_of(t)) != rank for t in qkv):
         return "q, k and v have different ranks"
-    operands = [q, k, v] if mask is None else [q, k, v, mask]
+    operands = qkv if mask is None else [*qkv, mask]
     split = _split_heads(node)
     if rank == 5 and mask is not None:
         return "a mask on windows beside the batch"
-    if mask is not None and split is not None and not same_shape(shape_of(mask)[:1], shape_of(node)[:1]):  # type: ignore[arg-type]
+    if mask is not None and split is not None and not same_shape(shape_of(mask)[:1], shape_of(node)[:1]):
         split = None  # the mask is not one a head
     with rewriter.at(node):
         if rank == 5:
             new = [rewriter.call(aten.flatten.using_ints, t, 0, 1) for t in operands]
         elif split is not None:
-            new = [rewriter.call(aten.reshape.default, t, [*split, *shape_of(t)[1:]]) for t in operands]  # type: ignore[arg-type]
+            new = [rewriter.call(aten.reshape.default, t, [*split, *shape_of(t)[1:]]) for t in operands]
         else:
-            new = [rewriter.call(aten.unsqueeze.default, t, 1) if len(shape_of(t)) == 3 else t for t in operands]  # type: ignore[arg-type]
+            new = [rewriter.call(aten.unsqueeze.default, t, 1) if len(shape_of(t)) == 3 else t for t in operands]
         kwargs = {name: value for name, value in node.kwargs.items() if name != "attn_mask"}
         result = rewriter.call(sdpa, *new, *([None] * (4 - len(new))), *node.args[4:], **kwargs)
         if rank == 5:
-            batch = rewriter.call(aten.sym_size.int, q, 0)
+            batch = rewriter.call(aten.sym_size.int, qkv[0], 0)
             result = rewriter.call(aten.reshape.default, result, [batch, *shape_of(node)[1:]])
         elif split is not None:
             result = rewriter.call(aten.flatten.using_ints, result, 0, 1)

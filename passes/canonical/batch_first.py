@@ -7,6 +7,7 @@ the rearrangement meets its own inverse, or becomes part of the attention that t
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch.fx import Node
@@ -60,12 +61,11 @@ def _push_behind(rewriter: Rewriter, linear: Node) -> None:
         result = rewriter.call(aten.linear.default, source, *linear.args[1:])
         out = shape_of(linear)[-1]
         for step in path:
-            args = list(step.args)
             if step.target is aten.reshape.default:
-                args[1] = [*args[1][:-1], out]  # type: ignore[index]
-                result = rewriter.call(aten.reshape.default, result, *args[1:])
+                sizes: list[Any] = list(step.args[1])  # type: ignore[arg-type]
+                result = rewriter.call(aten.reshape.default, result, [*sizes[:-1], out])
             else:
-                result = rewriter.call(step.target, result, *args[1:])  # type: ignore[arg-type]
+                result = rewriter.call(step.target, result, *step.args[1:])  # type: ignore[arg-type]
     rewriter.replace(linear, result)
 
 

@@ -39,22 +39,23 @@ class FoldLayerScale(Pass):
 def _fold(rewriter: Rewriter, mul: Node) -> None:
     if not all(is_tensor(a) for a in mul.args):
         return
-    left, right = mul.args
+    left, right = mul.all_input_nodes[0], mul.all_input_nodes[-1]
     linear, gamma = (left, right) if is_constant(right) else (right, left)
-    if linear.target is not aten.linear.default or sole_user(linear) is not mul or not is_constant(gamma):  # type: ignore[union-attr]
+    if linear.target is not aten.linear.default or sole_user(linear) is not mul or not is_constant(gamma):
         return
-    if not all(is_constant(a) for a in linear.args[1:] if a is not None):  # type: ignore[union-attr]
+    weights = linear.all_input_nodes[1:]
+    if not all(map(is_constant, weights)):
         return
-    factor = constant(rewriter.module, gamma).flatten()  # type: ignore[arg-type]
-    if len(factor) not in (1, shape_of(linear)[-1]) or shape_of(gamma)[-1:] not in ((), (len(factor),)):  # type: ignore[arg-type]
+    factor = constant(rewriter.module, gamma).flatten()
+    if len(factor) not in (1, shape_of(linear)[-1]) or shape_of(gamma)[-1:] not in ((), (len(factor),)):
         return
-    if not same_shape(shape_of(mul), shape_of(linear)):  # type: ignore[arg-type]
+    if not same_shape(shape_of(mul), shape_of(linear)):
         return
-    with rewriter.at(linear):  # type: ignore[arg-type]
+    with rewriter.at(linear):
         operands = []
-        for operand in (a for a in linear.args[1:] if a is not None):  # type: ignore[union-attr]
-            value = constant(rewriter.module, operand)  # type: ignore[arg-type]
+        for operand in weights:
+            value = constant(rewriter.module, operand)
             scaled = value * factor.reshape([-1] + [1] * (value.ndim - 1))
-            operands.append(rewriter.parameter(rewriter.unique_name(f"{operand.target}_scaled"), scaled))  # type: ignore[union-attr]
-        new = rewriter.call(aten.linear.default, linear.args[0], *operands)  # type: ignore[union-attr]
+            operands.append(rewriter.parameter(rewriter.unique_name(f"{operand.target}_scaled"), scaled))
+        new = rewriter.call(aten.linear.default, linear.args[0], *operands)
     rewriter.replace(mul, new)

@@ -161,16 +161,17 @@ def _window_bias(view: Node) -> tuple[Node, list[Node], Node] | None:
 
     Swin v2 of transformers adds it twice; each addition counts.
     """
-    inner, masks = view.args[0], []
+    inner: Any = view.args[0]
+    masks: list[Node] = []
     while isinstance(inner, Node) and inner.target is aten.add.Tensor and len(inner.args) == 2:
         inner, mask = inner.args
-        masks.append(mask)
-    if not masks or not all(is_tensor(n) for n in (inner, *masks)) or inner.target not in _VIEW:  # type: ignore[union-attr]
+        masks.append(mask)  # type: ignore[arg-type]
+    if not masks or not all(is_tensor(n) for n in (inner, *masks)) or inner.target not in _VIEW:
         return None
-    scores: Node = inner.args[0]  # type: ignore[union-attr, assignment]
-    if not same_shape(shape_of(view), shape_of(scores)) or len(shape_of(inner)) != 5:  # type: ignore[arg-type]
+    scores = inner.args[0]
+    if not same_shape(shape_of(view), shape_of(scores)) or len(shape_of(inner)) != 5:
         return None
-    return (scores, masks, inner) if all(map(_is_window_mask, masks)) else None  # type: ignore[return-value, arg-type]
+    return (scores, masks, inner) if all(map(_is_window_mask, masks)) else None
 
 
 def _is_window_mask(mask: Node) -> bool:

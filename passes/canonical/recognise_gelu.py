@@ -47,7 +47,8 @@ def _match(erf: Node) -> tuple[Node, Node] | None:
     plus = next(iter(erf.users))
     if plus.target is not aten.add.Tensor or 1 not in plus.args:
         return None
-    factors, last = [], plus
+    factors: list[object] = []
+    last = plus
     while len(factors) < 2:
         if len(last.users) != 1:
             return None

@@ -11,7 +11,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import Rewriter
-from vitc.graph.nodes import is_constant, shape_of, sole_user
+from vitc.graph.nodes import is_constant, is_tensor, shape_of, sole_user
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
@@ -45,20 +45,20 @@ def _match(node: Node) -> tuple[Node, float] | None:
     """(x, ε) if `node` is the normalised value."""
     if node.target not in (aten.div.Tensor, aten.mul.Tensor) or not all(isinstance(a, Node) for a in node.args):
         return None
-    centred, inverse = node.args
+    centred, inverse = node.all_input_nodes[0], node.all_input_nodes[-1]
     root = aten.sqrt.default if node.target is aten.div.Tensor else aten.rsqrt.default
-    if inverse.target is not root or centred.target is not aten.sub.Tensor:  # type: ignore[union-attr]
+    if inverse.target is not root or centred.target is not aten.sub.Tensor or not all(map(is_tensor, centred.args[:2])):
         return None
-    x, mean = centred.args[:2]  # type: ignore[union-attr]
+    x, mean = centred.all_input_nodes[0], centred.all_input_nodes[-1]
     if not _is_last_mean(mean) or mean.args[0] is not x:
         return None
-    plus = inverse.args[0]  # type: ignore[union-attr]
-    if plus.target is not aten.add.Tensor or isinstance(plus.args[1], Node):
+    plus = inverse.all_input_nodes[0]
+    if plus.target is not aten.add.Tensor or not isinstance(plus.args[1], (int, float)):
         return None
-    variance = plus.args[0]
+    variance = plus.all_input_nodes[0]
     if not _is_last_mean(variance):
         return None
-    squared = variance.args[0]
+    squared = variance.all_input_nodes[0]
     is_square = squared.target is aten.pow.Tensor_Scalar and squared.args[0] is centred and squared.args[1] == 2
     is_product = squared.target is aten.mul.Tensor and all(a is centred for a in squared.args)
     return (x, float(plus.args[1])) if is_square or is_product else None
@@ -76,14 +76,15 @@ def _is_last_mean(node: object) -> bool:
 
 def _affine(node: Node, width: int) -> tuple[Node, Node | None, Node | None]:
     """The last node of ·γ and +β after the normalised value, with γ and β where they are there."""
-    last, found = node, []
+    last = node
+    found: list[Node | None] = []
     for target in (aten.mul.Tensor, aten.add.Tensor):
         user = sole_user(last)
         operand = None
         if user is not None and user.target is target:
-            operand = next((a for a in user.args if is_constant(a) and shape_of(a) == (width,)), None)  # type: ignore[arg-type]
+            operand = next((a for a in user.all_input_nodes if is_constant(a) and shape_of(a) == (width,)), None)
         found.append(operand)
         if operand is not None:
             assert user is not None
             last = user
-    return last, found[0], found[1]  # type: ignore[return-value]
+    return last, found[0], found[1]

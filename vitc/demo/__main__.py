@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +27,7 @@ def photographs(count: int = 16, size: int = 224) -> torch.Tensor:
     from skimage.transform import resize
     from sklearn.datasets import load_sample_images
 
-    photos = [*load_sample_images().images, data.astronaut(), data.coffee(), data.chelsea()]
+    photos = [*load_sample_images().images, data.astronaut(), data.coffee(), data.chelsea()]  # type: ignore[no-untyped-call]
     generator = np.random.default_rng(0)
     crops = []
     for i in range(count):
@@ -36,7 +35,7 @@ def photographs(count: int = 16, size: int = 224) -> torch.Tensor:
         side = int(min(photo.shape[:2]) * generator.uniform(0.6, 1.0))
         top = generator.integers(0, photo.shape[0] - side + 1)
         left = generator.integers(0, photo.shape[1] - side + 1)
-        crop = resize(photo[top : top + side, left : left + side], (size, size), anti_aliasing=True)
+        crop = resize(photo[top : top + side, left : left + side], (size, size), anti_aliasing=True)  # type: ignore[no-untyped-call]
         crops.append(torch.from_numpy((crop.astype(np.float32) - 0.5) / 0.5).permute(2, 0, 1))
     return torch.stack(crops).contiguous()
 
@@ -116,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -50,7 +50,7 @@ class Attention(torch.nn.Module):
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
         mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v)
-        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))
+        return self.proj(mixed.transpose(1, 2).reshape(batch, tokens, dim))  # type: ignore[no-any-return]
 
 
 class Block(torch.nn.Module):
@@ -62,7 +62,7 @@ class Block(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = x + self.attn(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
 class DigitsViT(torch.nn.Module):
@@ -80,7 +80,7 @@ class DigitsViT(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         tokens = self.patch(x).flatten(2).transpose(1, 2)
         tokens = torch.cat([self.token.expand(x.shape[0], -1, -1), tokens], 1) + self.position
-        return self.head(self.norm(self.blocks(tokens))[:, 0])
+        return self.head(self.norm(self.blocks(tokens))[:, 0])  # type: ignore[no-any-return]
 
 
 def qkv_activations(model: DigitsViT, images: torch.Tensor) -> list[torch.Tensor]:
@@ -118,7 +118,7 @@ def _train(digits: Digits, epochs: int, seed: int, progress: Callable[[str], Non
             chosen = order[i * batch : (i + 1) * batch]
             loss = torch.nn.functional.cross_entropy(model(digits.train_images[chosen]), digits.train_labels[chosen])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             schedule.step()
         if progress is not None and epoch % 5 == 4:

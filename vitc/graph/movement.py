@@ -91,7 +91,7 @@ def replay(node: Node, source: Node, value: torch.Tensor) -> torch.Tensor:
 def _run(node: Node, moved: torch.Tensor) -> Any:
     args = map_arg(node.args[1:], example_size)
     if node.target in (aten.view.default, aten._unsafe_view.default):
-        return moved.reshape(args[0])  # the replayed tensor's strides may differ
+        return moved.reshape(args[0])  # type: ignore[arg-type]  # the replayed strides may differ
     return node.target(moved, *args, **node.kwargs)  # type: ignore[operator]
 
 

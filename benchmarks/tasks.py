@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import inspect
 import sys
 import time
 from collections.abc import Callable
@@ -146,14 +147,23 @@ TASKS: dict[str, tuple[Callable[[], torch.nn.Module], float]] = {
 }
 
 
+def key(name: str) -> str:
+    """A hash of the source of what makes the task's data and trains its model."""
+    if name == "digits":
+        made_by: tuple[Any, ...] = (digits.load_digits, digits.Attention, digits.Block, digits.DigitsViT, digits.train, digits._train)
+    else:
+        made_by = (figures, vit, fit, _data, *([Segmenter] if name == "segments" else []))
+    source = "".join(inspect.getsource(item) for item in made_by)
+    return hashlib.sha256(f"{source}{TASKS[name][1]}".encode()).hexdigest()[:12]
+
+
 def load(name: str, seed: int = 0, quiet: bool = True) -> Task:
     """The task of that name, its model trained with that seed, now or at an earlier call: the weights are kept in .cache/
-    under a hash of this code."""
+    under a hash of the code that made them."""
     build, epochs = TASKS[name]
     train, test = _data(name)
     metric = _score(test, mean_iou if name == "segments" else accuracy)
-    code = b"".join(Path(str(module)).read_bytes() for module in (__file__, figures.__file__, digits.__file__))
-    path = CACHE / f"{name}-{seed}-{hashlib.sha256(code).hexdigest()[:12]}.safetensors"
+    path = CACHE / f"{name}-{seed}-{key(name)}.safetensors"
     torch.manual_seed(seed)
     model = build()
     if path.exists():

@@ -15,6 +15,8 @@ from vitc.lowering.cpu.native.match import Attention, Block, Linear, Norm, Trunk
 
 PANEL = 32
 SEGMENTS = 16
+_AS_IN_THE_FILE = (1.0, 128)
+_GELU_LEAST = 0.1701  # the exact form's least value is -0.16997, the tanh form's -0.17004
 _REAL, _ADD_TO, _QUANTISED, _ACTIVATED = range(4)
 _NORM, _LINEAR, _ATTENTION, _COPY = range(4)
 
@@ -49,7 +51,7 @@ class Step(ctypes.Structure):
     _fields_ = [
         *[(name, ctypes.c_int32) for name in ("kind", "leave", "input", "output", "in_width", "out_width")],
         ("weights", _Weights), ("norm", _LayerNorm), ("attention", _Attention),
-        ("activation", ctypes.c_void_p), ("inverse_step", ctypes.c_float),
+        ("activation", ctypes.c_void_p), ("inverse_step", ctypes.c_float), ("zero", ctypes.c_int32),
     ]  # fmt: skip
 
 
@@ -83,6 +85,7 @@ class Tape:
     steps: list[Step] = field(default_factory=list)
     buffers: list[Buffer] = field(default_factory=list)
     buffer_of: dict[str, int] = field(default_factory=dict)
+    finer: dict[str, tuple[float, int]] = field(default_factory=dict)  # tensor -> `one_sided` of its step
     keep: list[object] = field(default_factory=list)  # what the steps point into
 
     def pointer(self, value: npt.NDArray[np.generic]) -> int:
@@ -106,6 +109,9 @@ def write_tape(trunk: Trunk) -> Tape:
     last_read = _last_reads(trunk)
     free: list[int] = []
     activations: dict[str, int] = {}
+    tape.finer = {b.output: one_sided(b.step) for b in trunk.blocks if isinstance(b, Linear) and b.step and b.activation}
+    for name in (*trunk.outputs, *(b.input for b in trunk.blocks if isinstance(b, Attention))):
+        tape.finer.pop(name, None)  # read as the file has it
     for name in trunk.inputs:
         tape.buffer_of[name] = _new(tape, *_input_form(trunk, name), whole=True)
     for i, block in enumerate(trunk.blocks):
@@ -198,7 +204,9 @@ def _step(tape: Tape, block: Block, activations: dict[str, int]) -> Step:
 
 
 def _write_linear(tape: Tape, step: Step, block: Linear, activations: dict[str, int]) -> None:
-    scale, bias = block.scale, block.bias
+    factor, zero = tape.finer.get(block.input, _AS_IN_THE_FILE)
+    scale, bias = block.scale * np.float32(factor), block.bias
+    step.zero = 128
     if block.step is None:
         step.leave = _REAL if block.residual is None else _ADD_TO
     elif block.activation is None:
@@ -206,15 +214,26 @@ def _write_linear(tape: Tape, step: Step, block: Linear, activations: dict[str, 
         scale, bias = scale / np.float32(block.step), bias / np.float32(block.step)
     else:
         step.leave = _ACTIVATED
-        step.inverse_step = 1 / block.step
+        factor, step.zero = tape.finer.get(block.output, _AS_IN_THE_FILE)
+        step.inverse_step = 1 / (block.step * factor)
         if block.activation not in activations:
             table = np.frombuffer(bytes(activation_table(block.activation)), np.uint8)
             activations[block.activation] = tape.pointer(table)
         step.activation = activations[block.activation]
     k, n = block.weight.shape
-    start = -128 * block.weight.sum(0, dtype=np.int32)
+    start = -zero * block.weight.sum(0, dtype=np.int32)
     columns = [tape.pointer(_padded(value)) for value in (start, scale, bias)]
     step.weights = _Weights(tape.pointer(pack(block.weight)), *columns, k, n)
+
+
+def one_sided(step: float) -> tuple[float, int]:
+    """(factor of the step, zero point) with which u8 covers what GELU can give, up to the file's 127 steps.
+
+    GELU never falls below -0.17, so of the file's symmetric levels nearly half stand for nothing; here all 256 are used,
+    and the rounding error is about halved. Never coarser than the file's.
+    """
+    finer = (127 * step + _GELU_LEAST) / 255
+    return _AS_IN_THE_FILE if finer >= step else (finer / step, math.ceil(_GELU_LEAST / finer))
 
 
 def _padded(row: npt.NDArray[np.generic]) -> npt.NDArray[np.generic]:

@@ -120,7 +120,7 @@ inline void attention_head(const uint8_t* qkv, const Attention& spec, int tokens
 
     const Weights by_keys{keys, key_start, scale, mask, dim, scored};
     const Weights by_values{values, value_start, nullptr, nullptr, summed, dim};
-    const Output to_scores{Leave::kReal, scores, padded, nullptr, 0.0f, nullptr};
+    const Output to_scores{Leave::kReal, scores, padded, nullptr, 0.0f, 0, nullptr};
     const int tiles = (tokens + kTileRows - 1) / kTileRows;
     for (int t = 0, m = 0, rows; t < tiles; t++, m += rows) {
         rows = (tokens - m) / (tiles - t);  // nearly equal heights
@@ -130,7 +130,7 @@ inline void attention_head(const uint8_t* qkv, const Attention& spec, int tokens
             row_scale[r] =
                 spec.value_scale[head] / static_cast<float>(softmax_row(scores + r * padded, scored, weights + r * padded));
         const Output to_out{Leave::kRowScaledQuantised, out + static_cast<int64_t>(m) * width + head * dim, width, nullptr, 0.0f,
-                            row_scale};
+                            128, row_scale};
         for (int panel = 0; panel < dim_padded / kPanel; panel++)
             gemm(weights, padded, by_values, panel, panel, to_out, 0, rows);
     }

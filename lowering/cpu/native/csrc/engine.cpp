@@ -32,6 +32,7 @@ struct Step {
     Attention attention;
     const Activation* activation;
     float inverse_step;
+    int32_t zero;
 };
 
 struct Buffer {
@@ -92,7 +93,7 @@ class Runner {
         const int64_t cached = std::max<int64_t>(kCachedBytes / step.weights.k, kTileRows);
         int64_t blocks = (rows + cached - 1) / cached;
         while (blocks * panels < 8 * pool_.size() && blocks * kTileRows < rows) blocks++;
-        const Output leave{step.leave, out, step.out_width, step.activation, step.inverse_step, nullptr};
+        const Output leave{step.leave, out, step.out_width, step.activation, step.inverse_step, step.zero, nullptr};
         pool_.share(static_cast<int>(blocks) * panels, [&](int task) {
             const int64_t block = task / panels;
             const int panel = task % panels;

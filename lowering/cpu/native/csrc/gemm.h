@@ -1,10 +1,10 @@
 // u8 activations x s8 weights, added up in 32 bits, and what is done with the sums before they leave the registers.
 //
-//   sum[m, n] = sum_k (a[m, k] - 128) * w[k, n]            exact
+//   sum[m, n] = sum_k (a[m, k] - zero) * w[k, n]           exact
 //   y[m, n]   = sum[m, n] * scale[n] + bias[n]             FP32
 //
 // a is [M, K] with a row stride; w is packed at load into panels of 32 columns, [N/32][K/4][32][4], so that one step
-// of four k reads two whole vectors. The 128 is paid once, at load: the sums start at -128 * sum_k w[k, n].
+// of four k reads two whole vectors. The zero point is paid once, at load: the sums start at -zero * sum_k w[k, n].
 #pragma once
 
 #include "activation.h"
@@ -18,14 +18,14 @@ constexpr int kTileRows = 14;  // 14 x 2 sums, 2 vectors of weights and 1 of act
 enum class Leave : int32_t {
     kReal = 0,                // y, FP32
     kAddTo = 1,               // y is added to what is there, FP32
-    kQuantised = 2,           // round(y) + 128, u8: scale and bias are over the output's step already
-    kActivatedQuantised = 3,  // round(activation(y) / step) + 128, u8
-    kRowScaledQuantised = 4,  // round(sum * row_scale[m]) + 128, u8: what attention ends with
+    kQuantised = 2,           // round(y) + zero, u8: scale and bias are over the output's step already
+    kActivatedQuantised = 3,  // round(activation(y) / step) + zero, u8
+    kRowScaledQuantised = 4,  // round(sum * row_scale[m]) + zero, u8: what attention ends with
 };
 
 struct Weights {
     const int8_t* panels;
-    const int32_t* start;  // -128 * sum_k w[k, n], padded to whole panels
+    const int32_t* start;  // -zero * sum_k w[k, n], padded to whole panels
     const float* scale;    // padded likewise, and bias too
     const float* bias;
     int32_t k, n;          // k a multiple of 4, n of 16
@@ -37,6 +37,7 @@ struct Output {
     int64_t stride;
     const Activation* activation;
     float inverse_step;      // kActivatedQuantised: 1 / step of the output
+    int32_t zero;            // the u8 that stands for 0: 128, unless an activation's range is one-sided
     const float* row_scale;  // kRowScaledQuantised
 };
 
@@ -50,7 +51,7 @@ inline void leave_one(const Output& out, int64_t m, int n, F y) {
     } else {
         if constexpr (leave == Leave::kActivatedQuantised)
             y = mul(out.activation->apply(y), splat(out.inverse_step));
-        store_u8(static_cast<uint8_t*>(out.data) + m * out.stride + n, add(nearest(y), splat(128)));
+        store_u8(static_cast<uint8_t*>(out.data) + m * out.stride + n, add(nearest(y), splat(out.zero)));
     }
 }
 

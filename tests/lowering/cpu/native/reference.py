@@ -7,19 +7,20 @@ import math
 import numpy as np
 
 from vitc.lowering.cpu.native.match import Attention, Block, Linear, Norm, Trunk
+from vitc.lowering.cpu.native.tape import one_sided
 
 erf = np.vectorize(math.erf)
 
 
-def run_trunk(trunk: Trunk, values: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Every tensor of the trunk; integers as int8."""
+def run_trunk(trunk: Trunk, values: dict[str, np.ndarray], finer: bool = False) -> dict[str, np.ndarray]:
+    """Every tensor of the trunk; integers as int8, with `finer` those behind an activation as multiples of a finer step."""
     values = dict(values)
     for block in trunk.blocks:
-        values[block.output] = run_block(block, values)
+        values[block.output] = run_block(block, values, finer)
     return values
 
 
-def run_block(block: Block, values: dict[str, np.ndarray]) -> np.ndarray:
+def run_block(block: Block, values: dict[str, np.ndarray], finer: bool = False) -> np.ndarray:
     x = values[block.input]
     if isinstance(block, Norm):
         wide = x.astype(np.float64)
@@ -28,20 +29,23 @@ def run_block(block: Block, values: dict[str, np.ndarray]) -> np.ndarray:
         return quantised(normal * block.weight + block.bias, block.step)
     if isinstance(block, Attention):
         return attention(block, x)
-    return linear(block, x, values.get(block.residual or ""))
+    return linear(block, x, values.get(block.residual or ""), finer)
 
 
 def quantised(x: np.ndarray, step: float) -> np.ndarray:
     return np.clip(np.rint(x / step), -128, 127).astype(np.int8)
 
 
-def linear(block: Linear, x: np.ndarray, residual: np.ndarray | None) -> np.ndarray:
-    sums = x.astype(np.int64) @ block.weight.astype(np.int64)
+def linear(block: Linear, x: np.ndarray, residual: np.ndarray | None, finer: bool) -> np.ndarray:
+    sums = x.astype(np.float64) @ block.weight.astype(np.float64)  # whole numbers below 2^53: exact
     y = sums * block.scale.astype(np.float64) + block.bias
     if block.activation == "gelu":
         y = y * 0.5 * (1 + erf(y / math.sqrt(2)))
     elif block.activation == "gelu_tanh":
         y = y * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (y + 0.044715 * y**3)))
+    if block.step is not None and block.activation is not None and finer:
+        factor, zero = one_sided(block.step)
+        return (np.clip(np.rint(y / block.step / factor) + zero, 0, 255) - zero) * factor
     if block.step is not None:
         return quantised(y, block.step)
     return (y if residual is None else residual + y).astype(np.float32)

@@ -12,7 +12,7 @@ from reference import run_trunk
 from vitc.lowering.cpu.native.blocks import Blocks
 from vitc.lowering.cpu.native.library import unavailable
 from vitc.lowering.cpu.native.match import Linear, Trunk, match
-from vitc.lowering.cpu.native.tape import PANEL, activation_table, pack
+from vitc.lowering.cpu.native.tape import PANEL, activation_table, one_sided, pack
 
 VARIANTS = [
     pytest.param(True, id="portable"),
@@ -37,7 +37,7 @@ def run(trunk: Trunk, values: dict[str, np.ndarray], portable: bool) -> np.ndarr
 def test_blocks_are_what_exact_arithmetic_gives(portable: bool, tokens: int, heads: int, dim: int, hidden: int) -> None:
     trunk = match(transformer(tokens, heads, dim, hidden).graph)
     x = np.random.default_rng(1).normal(size=(3, tokens, heads * dim)).astype(np.float32)
-    want = run_trunk(trunk, {trunk.inputs[0]: x})[trunk.outputs[0]]
+    want = run_trunk(trunk, {trunk.inputs[0]: x}, finer=True)[trunk.outputs[0]]
     got = run(trunk, {trunk.inputs[0]: x}, portable)
     # FP32 against float64 rounds an integer the other way here and there; a wrong one would be wrong everywhere.
     assert np.linalg.norm(got - want) <= 2e-3 * np.linalg.norm(want - x)
@@ -87,6 +87,14 @@ def test_an_activation_table_is_close_to_the_function(name: str) -> None:
     else:
         want = x * 0.5 * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     np.testing.assert_allclose(x / 2 + np.abs(x) * p, want, atol=1e-5)
+
+
+@pytest.mark.parametrize("step", [0.001, 0.01, 0.1, 1.0])
+def test_what_gelu_gives_is_rounded_no_coarser_than_in_the_file(step: float) -> None:
+    factor, zero = one_sided(step)
+    assert factor <= 1
+    assert zero * factor * step >= min(0.17, 128 * step)  # GELU's least value
+    assert (255 - zero) * factor * step >= 127 * step - factor * step  # the largest in the file, to a level
 
 
 def test_weights_are_packed_in_panels() -> None:

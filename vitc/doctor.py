@@ -6,6 +6,7 @@ import importlib.metadata
 import platform
 
 from vitc.kernels.toolkit import find_tool
+from vitc.lowering.cpu import NATIVE, native_refusal
 from vitc.lowering.cpu import available as cpu_engines
 from vitc.targets import available, load
 
@@ -23,6 +24,8 @@ def examine() -> dict[str, str]:
     found["nvcc"] = find_tool("nvcc") or "not found: no attention kernel is built here (pip install 'vitc[nvcc]'); all else works"
     for name, reason in cpu_engines().items():
         found[f"engine {name}"] = reason or "ready"
+    refusal = native_refusal()
+    found[f"engine {NATIVE}"] = f"not for INT8 here: {refusal}" if refusal else "ready, for INT8"
     for name in available():
         found[f"target {name}"] = _target(name)
     return found

@@ -13,6 +13,7 @@ DATA = (
     ("vitc.bundle", "build.sh"),
     ("vitc.kernels", "vit_attention.toml"),
     ("vitc.kernels", "cuda/attention.cu"),
+    ("vitc.lowering.cpu.native", "csrc/engine.cpp"),
     ("vitc", "py.typed"),
 )
 

@@ -27,7 +27,7 @@ _HOMES = {
     "Layer": "vitc.passes.pruning.facts",
     "Logits": "vitc.distillation",
     "Pass": "vitc.pipeline.base",
-    "Plan": "vitc.compiler",
+    "Plan": "vitc.planning",
     "Preprocessing": "vitc.preprocessing",
     "Program": "vitc.program",
     "Rewriter": "vitc.graph.rewriter",
@@ -55,7 +55,7 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from vitc.compiled import CompiledModel
-    from vitc.compiler import Plan, compile, plan
+    from vitc.compiler import compile, plan
     from vitc.distillation import DistillConfig, DistillResult, Features, Logits, distill
     from vitc.errors import InternalError, VitcError
     from vitc.graph.rewriter import Rewriter
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from vitc.pipeline.base import Pass
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass
+    from vitc.planning import Plan
     from vitc.preprocessing import ImageFolder, Preprocessing
     from vitc.program import BatchRange, Program
     from vitc.pruning import Pruned, prunable_groups, prune, replay_pruning

@@ -24,7 +24,7 @@ from vitc.structure import bind, json_tree, rebuild
 
 if TYPE_CHECKING:
     from vitc.bundle import Bundle
-    from vitc.compiler import Plan
+    from vitc.planning import Plan
 
 #: How near the device's FP16/INT8 outputs must come to the golden ones.
 _TOLERANCE = {"fp32": Tolerance(0.9999, 0.01), "fp16": Tolerance(0.999, 0.05), "int8": Tolerance(0.99, 0.15)}

@@ -4,113 +4,27 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import torch
 
-from vitc.analysis import flops, op_costs
-from vitc.attention_choice import attention_choices
-from vitc.calibration import calibration_stream, replayable
+from vitc.calibration import replayable
 from vitc.capture import capture
 from vitc.compiled import CompiledModel
-from vitc.cost import predict
-from vitc.cost.machine import measured_here
-from vitc.errors import CalibrationError, InputError
-from vitc.lowering.cpu import native_refusal
-from vitc.lowering.lint import LintReport, lint
-from vitc.lowering.onnx.model import OnnxModel, lower
-from vitc.lowering.substitution import Match, match
-from vitc.lowering.substitution import replace as substitute
-from vitc.passes.pruning.prune import Prune
-from vitc.passes.pruning.samples import Samples
+from vitc.errors import InputError
 from vitc.pipeline.base import Pass
+from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.instruments import Dump, Instrument, Progress
 from vitc.pipeline.manager import run_pipeline
-from vitc.pipeline.text import parse_pipeline, print_pass, print_pipeline
+from vitc.pipeline.text import parse_pipeline
+from vitc.planning import Choices, Plan, Quantize, make_plan
 from vitc.program import BatchRange, Program
 from vitc.pruning import Budget, prune_pass, with_samples
-from vitc.report import Report
 from vitc.structure import tensors_of
 from vitc.targets import Target
 from vitc.targets import load as load_target
-
-if TYPE_CHECKING:
-    from vitc.lowering.tensorrt.engine import Engine as TensorRtEngine
-
-Quantize = Literal["auto", "int8"] | None
-
-#: captured → canonical. Each name is one file in passes/canonical/.
-CANONICAL = (
-    "drop-noops",  # first: the others match without dropout and copies in between
-    "fold-constants",  # masks and position embeddings become weights
-    "fold-batch-norm",
-    "fold-layer-scale",
-    "recognise-gelu",
-    "recognise-layer-norm",
-    "batch-first",  # nn.MultiheadAttention's [N, B, C]
-    "drop-noops",
-    "fuse-attention",  # every spelling → scaled_dot_product_attention
-    "attention-4d",  # windows and merged heads
-    "simplify-mask",
-    "fold-constants",  # the biases they made
-    "merge-qkv",  # three linears → one
-    "order-qkv",  # one linear, sorted q, k, v
-    "canonical",
-)
-
-
-def default_pipeline(
-    target: Target,
-    int8: bool,
-    prune: Prune | None = None,
-    int8_attention: bool | None = None,
-    attention: Pass | None = None,
-) -> tuple[Pass, ...]:
-    """The passes for a target. Exact up to FP16 unless `int8`, `prune` or a lossy `attention` pass. `int8_attention` None:
-    not on a CPU."""
-    names = ["tile-attention"]
-    if attention is not None:
-        names.append(print_pass(attention))
-    if int8:
-        # The library engines of a CPU have no INT8 attention: its border stays in floating point there.
-        border = "" if int8_attention or (int8_attention is None and target.kind != "cpu") else "{attention=false}"
-        names.append(f"smooth-activations{border}")  # before the ranges are measured: it changes them
-        names.append(f"quantize-int8{border}")
-    if target.default_precision == "fp16":
-        names.append("to-fp16")
-    # Pruning stands between: it follows features through the canonical spellings, and tiles are chosen for what is left.
-    return (*parse_pipeline(",".join(CANONICAL)), *((prune,) if prune else ()), *parse_pipeline(",".join(names)))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """A compilation without an engine: the program after all passes, its ONNX model, and the report."""
-
-    original: Program
-    program: Program
-    onnx: OnnxModel
-    report: Report
-
-    def lint(self, engine: str | None = None) -> LintReport:
-        """What an engine will do with each block of the ONNX model; arguments and errors as for `vitc.lint`."""
-        return lint(self.onnx.proto, self.program.target, engine=engine)
-
-    def prove(self, capability: str | None = None) -> TensorRtEngine:
-        """Builds the network with TensorRT-RTX on this machine, without a GPU, and returns the engine with its layer
-        table. `capability` as 'SM86'; default: the target's own, or the nearest one TensorRT-RTX builds for.
-
-        Raises BuildError with TensorRT's reason; MissingDependencyError if tensorrt-rtx is not installed.
-        """
-        from vitc.lowering.tensorrt.engine import Profile, build_engine
-
-        batch = self.program.batch or BatchRange(1, 1)
-        profile = Profile(batch.min, min(max(batch.min, 4), batch.max), min(batch.max, 8))
-        wanted = capability or self.program.target.proof_capability
-        if wanted is None:
-            raise InputError(f"target {self.program.target.name!r} is no TensorRT target; choose one of its kind")
-        return build_engine(self.onnx.proto.SerializeToString(), capability=wanted, profile=profile)
 
 
 def plan(
@@ -129,12 +43,13 @@ def plan(
     progress: bool = False,
 ) -> Plan:
     """Everything `compile` does up to the ONNX model, without building an engine. Arguments as for `compile`."""
+    choices = Choices(attention, quantize, pipeline)
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs, batch)
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
     start = _distilled(start, program, distill, progress)
-    return _plan(program, start, calibration, attention, quantize, pipeline, instruments)
+    return make_plan(program, start, calibration, choices, instruments)
 
 
 def compile(
@@ -189,13 +104,14 @@ def compile(
         raise InputError("evaluate needs max_drop: the most that its score may lose by INT8, as max_drop=0.005")
     if max_drop is not None and not 0 <= max_drop < float("inf"):
         raise InputError(f"max_drop must be a number that is not negative, got {max_drop}")
+    choices = Choices(attention, quantize, pipeline)
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs, batch)
     calibration = replayable(calibration)
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
     start = _distilled(start, program, distill, progress)
-    made = _plan(program, start, calibration, attention, quantize, pipeline, instruments)
+    made = make_plan(program, start, calibration, choices, instruments)
     if made.program.stage != "quantized" or pipeline is not None:
         return _finished(CompiledModel.from_plan(made), made)
     measures = device.kind == "cpu" and quantize == "auto"
@@ -203,7 +119,7 @@ def compile(
         from vitc.mixed.choose import Mixes
 
         known = start.evolve(calibration=None).calibrated(made.program.ranges, made.program.vectors)
-        mixes = Mixes(made, start, lambda passes: _plan(program, known, None, attention, None, passes, ()))
+        mixes = Mixes(made, start, lambda passes: make_plan(program, known, None, replace(choices, quantize=None, pipeline=passes)))
         chosen, made = mixes.fastest(evaluate, max_drop, resume)
         if made.program.stage != "quantized" or not measures:
             return _finished(chosen, made)
@@ -211,7 +127,7 @@ def compile(
     chosen = CompiledModel.from_plan(made)
     if not measures:
         return _finished(chosen, made)
-    return _faster(CompiledModel.from_plan(_plan(program, start, None, attention, None, None, ())), chosen, made)
+    return _faster(CompiledModel.from_plan(make_plan(program, start, None, replace(choices, quantize=None))), chosen, made)
 
 
 def _pruned(
@@ -240,84 +156,6 @@ def _distilled(student: Program, teacher: Program, wanted: Any, progress: bool) 
     from vitc.distillation.recover import recover
 
     return recover(student, teacher, wanted, progress)
-
-
-def _attention_pass(attention: str) -> Pass | None:
-    if attention == "exact":
-        return None
-    text = "window-attention" if attention == "window" else attention
-    if not text.startswith("window-attention"):
-        raise InputError(f"attention must be 'exact', 'window' or the text of a pass, got {attention!r}")
-    (item,) = parse_pipeline(text)
-    return item
-
-
-def _plan(
-    original: Program,
-    program: Program,
-    calibration: Any,
-    attention: str,
-    quantize: Quantize,
-    pipeline: str | Sequence[Pass] | None,
-    instruments: Sequence[Instrument],
-) -> Plan:
-    if quantize not in ("auto", "int8", None):
-        raise InputError(f"quantize must be 'auto', 'int8' or None, got {quantize!r}")
-    if quantize == "int8" and calibration is None and pipeline is None:
-        raise CalibrationError("quantize='int8' needs calibration=images, a tensor or an iterable of batches")
-    int8 = quantize is not None and calibration is not None
-    if pipeline is None:
-        lossy = _attention_pass(attention)
-        passes = default_pipeline(program.target, int8, attention=lossy)
-        if program.journal:  # pruned already
-            done = parse_pipeline(",".join(entry.pass_text for entry in program.journal))
-            passes = (*done, *passes[len(CANONICAL) :])
-        if int8 and program.target.kind == "cpu" and native_refusal() is None:
-            tiled = next(i for i, step in enumerate(passes) if step.name == "tile-attention") + 1
-            program = run_pipeline(program, passes[len(program.journal) : tiled], instruments)
-            if _native_attention(program):
-                rest = default_pipeline(program.target, int8, int8_attention=True, attention=lossy)[len(CANONICAL) + 1 :]
-                passes = (*passes[:tiled], *rest)
-    else:
-        passes = parse_pipeline(pipeline) if isinstance(pipeline, str) else tuple(pipeline)
-    if calibration is not None:
-        stream = calibration_stream(calibration, program)
-        program = program.evolve(calibration=stream, samples=program.samples or Samples(stream))
-    after = run_pipeline(program, passes[len(program.journal) :], instruments)
-    model = lower(after)
-    matches = match(model.proto)
-    substitute(model.proto, matches)
-    report = _report(original, after, passes, matches)
-    return Plan(original, after, model, replace(report, lint=lint(model.proto, after.target).line()))
-
-
-def _native_attention(program: Program) -> bool:
-    """Whether the native CPU engine has the form of every attention: packed, no bias, heads in sixteens."""
-    nodes = [n for n in program.graph.nodes if n.target is torch.ops.vitc.attention.default]
-    return all(n.args[7] == "packed" and n.args[3] is None and n.args[5] % 16 == 0 for n in nodes)
-
-
-def _report(before: Program, after: Program, passes: Sequence[Pass], matches: Sequence[Match]) -> Report:
-    target = after.target
-    costs = op_costs(after)
-    prediction = predict(costs, measured_here(target) if target.kind == "cpu" else target)
-    skipped = [] if after.stage == "quantized" else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
-    if after.pruning is None:
-        skipped.append("pruning: pass prune=0.35, or {'flops': 0.4}; it costs accuracy, which training recovers")
-    return Report(
-        target=target.name,
-        pipeline=print_pipeline(passes),
-        journal=after.journal,
-        parameters=after.parameter_count(),
-        weight_bytes_before=before.weight_bytes(),
-        weight_bytes_after=after.weight_bytes(),
-        flops=flops(after),
-        attentions=attention_choices(matches, costs, target),
-        predicted_ms=prediction.ms,
-        predicted_blocks=prediction.blocks,
-        pruning=() if after.pruning is None else tuple(after.pruning.text().splitlines()),
-        skipped=tuple(skipped),
-    )
 
 
 def _instruments(dump: str | Path | None, progress: bool) -> tuple[Instrument, ...]:

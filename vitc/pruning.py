@@ -17,6 +17,7 @@ from vitc.passes.pruning.groups import Groups
 from vitc.passes.pruning.plan import PrunePlan
 from vitc.passes.pruning.prune import Prune, replay
 from vitc.passes.pruning.samples import Loss, Samples
+from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline
 from vitc.program import BatchRange, Program
@@ -141,8 +142,6 @@ def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
 
 def canonical(program: Program) -> Program:
     """A captured program at stage 'canonical'."""
-    from vitc.compiler import CANONICAL
-
     return run_pipeline(program, parse_pipeline(",".join(CANONICAL)))
 
 

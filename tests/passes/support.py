@@ -7,8 +7,8 @@ from torch.utils._pytree import tree_leaves
 
 import vitc.targets
 from vitc.capture import capture
-from vitc.compiler import CANONICAL
 from vitc.pipeline import parse_pipeline, run_pipeline
+from vitc.pipeline.default import CANONICAL
 from vitc.program import Program
 
 CANON = ",".join(CANONICAL)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import vitc
-from vitc.compiler import CANONICAL
+from vitc.pipeline.default import CANONICAL
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -10,12 +10,12 @@ import torch
 
 from vitc.calibration import calibration_stream
 from vitc.capture import capture
-from vitc.compiler import default_pipeline
 from vitc.errors import InputError
 from vitc.mixed.choose import score_of
 from vitc.mixed.measure import Measure, Split, by_block, by_layer, groups, with_extras
 from vitc.mixed.records import Sensitivity
 from vitc.pipeline.base import Pass
+from vitc.pipeline.default import default_pipeline
 from vitc.pipeline.text import parse_pipeline
 from vitc.targets import Target
 from vitc.targets import load as load_target

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from vitc.capture import capture
-from vitc.compiler import CANONICAL
 from vitc.demo.digits import DigitsViT
 from vitc.distillation.batches import Batch
 from vitc.distillation.layers import Layers, tapped
 from vitc.errors import InputError
+from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline
 from vitc.targets import load

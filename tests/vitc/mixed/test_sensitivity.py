@@ -13,11 +13,11 @@ import vitc
 import vitc.targets
 from vitc.calibration import CalibrationStream
 from vitc.capture import capture
-from vitc.compiler import default_pipeline
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, InputError, PipelineError
 from vitc.mixed.measure import Measure, Split, by_block, groups, kl_divergence
 from vitc.pipeline import parse_pipeline
+from vitc.pipeline.default import default_pipeline
 
 IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 

@@ -1,0 +1,148 @@
+"""A compilation without an engine: passes, ONNX, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import torch
+
+from vitc.analysis import flops, op_costs
+from vitc.attention_choice import attention_choices
+from vitc.calibration import calibration_stream
+from vitc.cost import predict
+from vitc.cost.machine import measured_here
+from vitc.errors import CalibrationError, InputError
+from vitc.lowering.cpu import native_refusal
+from vitc.lowering.lint import LintReport, lint
+from vitc.lowering.onnx.model import OnnxModel, lower
+from vitc.lowering.substitution import Match, match
+from vitc.lowering.substitution import replace as substitute
+from vitc.passes.pruning.samples import Samples
+from vitc.pipeline.base import Pass
+from vitc.pipeline.default import CANONICAL, precision_passes, structure_passes
+from vitc.pipeline.instruments import Instrument
+from vitc.pipeline.manager import run_pipeline
+from vitc.pipeline.text import parse_pipeline
+from vitc.program import BatchRange, Program
+from vitc.report import Report
+
+if TYPE_CHECKING:
+    from vitc.lowering.tensorrt.engine import Engine as TensorRtEngine
+
+Quantize = Literal["auto", "int8"] | None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A compilation without an engine: the program after all passes, its ONNX model, and the report."""
+
+    original: Program
+    program: Program
+    onnx: OnnxModel
+    report: Report
+
+    def lint(self, engine: str | None = None) -> LintReport:
+        """What an engine will do with each block of the ONNX model; arguments and errors as for `vitc.lint`."""
+        return lint(self.onnx.proto, self.program.target, engine=engine)
+
+    def prove(self, capability: str | None = None) -> TensorRtEngine:
+        """Builds the network with TensorRT-RTX on this machine, without a GPU, and returns the engine with its layer
+        table. `capability` as 'SM86'; default: the target's own, or the nearest one TensorRT-RTX builds for.
+
+        Raises BuildError with TensorRT's reason; MissingDependencyError if tensorrt-rtx is not installed.
+        """
+        from vitc.lowering.tensorrt.engine import Profile, build_engine
+
+        batch = self.program.batch or BatchRange(1, 1)
+        profile = Profile(batch.min, min(max(batch.min, 4), batch.max), min(batch.max, 8))
+        wanted = capability or self.program.target.proof_capability
+        if wanted is None:
+            raise InputError(f"target {self.program.target.name!r} is no TensorRT target; choose one of its kind")
+        return build_engine(self.onnx.proto.SerializeToString(), capability=wanted, profile=profile)
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What the user says of the passes, as `vitc.compile` takes it. Raises InputError for what it does not take."""
+
+    attention: str = "exact"
+    quantize: Quantize = "auto"
+    pipeline: str | Sequence[Pass] | None = None
+
+    def __post_init__(self) -> None:
+        if self.quantize not in ("auto", "int8", None):
+            raise InputError(f"quantize must be 'auto', 'int8' or None, got {self.quantize!r}")
+        if self.attention not in ("exact", "window") and not self.attention.startswith("window-attention"):
+            raise InputError(f"attention must be 'exact', 'window' or the text of a pass, got {self.attention!r}")
+
+    @property
+    def passes(self) -> tuple[Pass, ...] | None:
+        """The user's own pipeline."""
+        if self.pipeline is None:
+            return None
+        return parse_pipeline(self.pipeline) if isinstance(self.pipeline, str) else tuple(self.pipeline)
+
+    @property
+    def lossy_attention(self) -> Pass | None:
+        if self.attention == "exact":
+            return None
+        (item,) = parse_pipeline("window-attention" if self.attention == "window" else self.attention)
+        return item
+
+
+def make_plan(
+    original: Program, program: Program, calibration: Any, choices: Choices, instruments: Sequence[Instrument] = ()
+) -> Plan:
+    """`original` is what was captured; `program` is where the passes begin: the same, or pruned already."""
+    if choices.quantize == "int8" and calibration is None and choices.passes is None:
+        raise CalibrationError("quantize='int8' needs calibration=images, a tensor or an iterable of batches")
+    if calibration is not None:
+        stream = calibration_stream(calibration, program)
+        program = program.evolve(calibration=stream, samples=program.samples or Samples(stream))
+    if choices.passes is not None:
+        after = run_pipeline(program, choices.passes[len(program.journal) :], instruments)
+    else:
+        structure = structure_passes(attention=choices.lossy_attention)
+        tiled = run_pipeline(program, structure[len(CANONICAL) if program.journal else 0 :], instruments)
+        int8 = choices.quantize is not None and calibration is not None
+        after = run_pipeline(tiled, precision_passes(tiled.target, int8, _int8_attention(tiled)), instruments)
+    model = lower(after)
+    matches = match(model.proto)
+    substitute(model.proto, matches)
+    report = _report(original, after, matches)
+    return Plan(original, after, model, replace(report, lint=lint(model.proto, after.target).line()))
+
+
+def _int8_attention(tiled: Program) -> bool:
+    """Whether the target's engine takes attention in INT8. On a CPU vitc's own kernels do, where every attention has their
+    form: packed, no bias, heads in sixteens."""
+    if tiled.target.kind != "cpu":
+        return True
+    nodes = [n for n in tiled.graph.nodes if n.target is torch.ops.vitc.attention.default]
+    fits = all(n.args[7] == "packed" and n.args[3] is None and n.args[5] % 16 == 0 for n in nodes)
+    return fits and native_refusal() is None
+
+
+def _report(before: Program, after: Program, matches: Sequence[Match]) -> Report:
+    target = after.target
+    costs = op_costs(after)
+    prediction = predict(costs, measured_here(target) if target.kind == "cpu" else target)
+    skipped = [] if after.stage == "quantized" else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
+    if after.pruning is None:
+        skipped.append("pruning: pass prune=0.35, or {'flops': 0.4}; it costs accuracy, which training recovers")
+    return Report(
+        target=target.name,
+        pipeline=",".join(entry.pass_text for entry in after.journal),
+        journal=after.journal,
+        parameters=after.parameter_count(),
+        weight_bytes_before=before.weight_bytes(),
+        weight_bytes_after=after.weight_bytes(),
+        flops=flops(after),
+        attentions=attention_choices(matches, costs, target),
+        predicted_ms=prediction.ms,
+        predicted_blocks=prediction.blocks,
+        pruning=() if after.pruning is None else tuple(after.pruning.text().splitlines()),
+        skipped=tuple(skipped),
+    )

@@ -19,14 +19,13 @@ from vitc.graph import constant
 from vitc.graph.movement import MOVEMENT, SPLITTING, example_shape, example_size
 from vitc.graph.nodes import is_constant, is_tensor, where
 from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.tags import NOBODY, core, packed, varies, without
+from vitc.passes.pruning.products import Operands, Tags, attention, matmul, meet, reduce, softmax
+from vitc.passes.pruning.tags import NOBODY, core, packed, varies
 from vitc.program import Program
 
 aten = torch.ops.aten
 sdpa = aten.scaled_dot_product_attention.default
 
-Tags = torch.Tensor
-Operands = Mapping[Node, Any]
 Rule = Callable[[Flow, Node, Operands], Any]
 
 #: Each element of the result depends on the same element of the operand alone. f(0) need not be 0.
@@ -196,7 +195,7 @@ def _pad(flow: Flow, node: Node, tags: Operands) -> Tags:
 def _binary(flow: Flow, node: Node, tags: Operands) -> Tags | None:
     left, right = node.args[:2]
     if left in tags and right in tags:
-        return _meet(flow, node, tags[left], tags[right])
+        return meet(flow, node, tags[left], tags[right])
     known, other = (tags[left], right) if left in tags else (tags[right], left)
     if not is_tensor(other):
         return known
@@ -209,22 +208,6 @@ def _binary(flow: Flow, node: Node, tags: Operands) -> Tags | None:
             return None
         flow.mark(flow.indexed, known)
     return small.expand(shape)
-
-
-def _meet(flow: Flow, node: Node, a: Tags, b: Tags) -> Tags:
-    """Two features in one element: one inside the other goes on alone, others are tied."""
-    shape = torch.broadcast_shapes(a.shape, b.shape)
-    a, b = (core(t).reshape((1,) * (len(shape) - t.ndim) + tuple(core(t).shape)) for t in (a, b))
-    a, b = torch.broadcast_tensors(a, b)
-    real = (a != NOBODY) & (b != NOBODY)
-    a_in_b, b_in_a = (real & (flow.parent[x.clamp(0).long()] == y) for x, y in ((a, b), (b, a)))
-    a, b = torch.where(b_in_a, b, a), torch.where(a_in_b, a, b)
-    flow.tie(a, b, node)
-    if node.target in (aten.add.Tensor, aten.sub.Tensor):
-        differ = a != b
-        flow.mark(flow.summed, a[differ])
-        flow.mark(flow.summed, b[differ])
-    return torch.maximum(a, b).expand(shape)
 
 
 def _norm_over_row(flow: Flow, node: Node, tags: Operands) -> Tags | None:
@@ -244,94 +227,6 @@ def _group_norm(flow: Flow, node: Node, tags: Operands) -> Tags | None:
         return None
     flow.mark(flow.normed, known)
     return known
-
-
-def _softmax(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    known = tags[node.args[0]]
-    return None if varies(known, int(node.args[1])) else known
-
-
-def _reduce(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    """A sum, mean, maximum or norm. Over features of a head only a norm goes on: it is one number a head."""
-    known = tags[node.args[0]]
-    at = 2 if node.target is aten.linalg_vector_norm.default else 1
-    given = node.args[at] if len(node.args) > at else None
-    listed = [given] if isinstance(given, int) else range(known.ndim) if given is None else given
-    dims = tuple(d % known.ndim for d in listed)
-    keepdim = example_shape(node) != () and len(example_shape(node)) == known.ndim
-    if not varies(known, *dims):
-        return without(known, dims, keepdim)
-    if node.target is not aten.linalg_vector_norm.default:
-        return None
-    heads = _heads(flow, node, known.amax(dims, keepdim=True))
-    if heads is None:
-        return None
-    flow.contain(known, heads, "whole", node)
-    return heads.expand([1 if d in dims else s for d, s in enumerate(known.shape)]) if keepdim else without(heads, dims)
-
-
-def _heads(flow: Flow, node: Node, key: Tags) -> Tags | None:
-    """New features, one for each distinct entry of `key`, in the shape of `key`."""
-    small = core(key)
-    distinct, index = small.unique(return_inverse=True)
-    if distinct[0] == NOBODY:
-        return None
-    return flow.number(node, len(distinct))[index].expand(key.shape)
-
-
-def _matmul(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    a, b = (tags.get(n) for n in node.args[:2])
-    if a is None or b is None:
-        known, rest = (b, -2) if a is None else (a, -1)
-        assert known is not None
-        if varies(known, rest % known.ndim):
-            return None
-        return core(known).expand(example_shape(node))
-    return product(flow, node, a, b, example_shape(node))
-
-
-def product(flow: Flow, node: Node, a: Tags, b: Tags, shape: tuple[int, ...]) -> Tags | None:
-    """The tags of a @ b: [..., I, K] by [..., K, J].
-
-    Features that are contracted are tied in pairs and stay inside of heads, one for each matrix; what is only carried
-    (probabilities times values) stays itself.
-    """
-    rank = len(shape)
-    a, b = (t.reshape((1,) * (rank - t.ndim) + tuple(t.shape)) for t in (a, b))
-    i, j = rank - 2, rank - 1
-    contracted = varies(a, j) or varies(b, i)
-    rows, columns = varies(a, i), varies(b, j)
-    if not contracted and not (rows and columns):
-        if columns:
-            flow.contain(b.narrow(i, 0, 1), a.narrow(i, 0, 1).narrow(j, 0, 1), "v", node)
-            return core(b).expand(shape)
-        if rows:
-            flow.contain(a.narrow(j, 0, 1), b.narrow(i, 0, 1).narrow(j, 0, 1), "v", node)
-            return core(a).expand(shape)
-        return _meet(flow, node, core(a).expand((*a.shape[:-2], 1, 1)), core(b).expand((*b.shape[:-2], 1, 1))).expand(shape)
-    small = core(a)
-    key = small.amax((i, j), keepdim=True).expand((*a.shape[:-2], 1, 1))
-    heads = _heads(flow, node, torch.broadcast_tensors(key, b.narrow(i, 0, 1).narrow(j, 0, 1))[0])
-    if heads is None:
-        return None
-    paired = varies(a, j) and varies(b, i) and not rows and not columns
-    if paired:
-        flow.tie(a.narrow(i, 0, 1).transpose(i, j), b.narrow(j, 0, 1), node)
-    for operand in (a, b):
-        flow.contain(operand, heads, "qk" if paired else "whole", node)
-    return core(heads).expand(shape)
-
-
-def _attention(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    """scaled_dot_product_attention as what it is: two products with a softmax between."""
-    q, k, v = (tags.get(n) for n in node.args[:3])
-    if q is None or k is None or v is None:
-        return None
-    bias = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
-    if isinstance(bias, Node) and bias in tags:
-        return None
-    scores = product(flow, node, q, k.transpose(-1, -2), (*q.shape[:-1], k.shape[-2]))
-    return None if scores is None else product(flow, node, scores, v, (*q.shape[:-1], v.shape[-1]))
 
 
 def _channelwise(flow: Flow, node: Node, tags: Operands) -> Tags | None:
@@ -354,14 +249,14 @@ RULES: Mapping[Any, Rule] = {
     aten.layer_norm.default: _norm_over_row,
     aten.rms_norm.default: _norm_over_row,
     aten.group_norm.default: _group_norm,
-    aten.softmax.int: _softmax,
-    aten._softmax.default: _softmax,
-    aten.matmul.default: _matmul,
-    aten.bmm.default: _matmul,
-    sdpa: _attention,
+    aten.softmax.int: softmax,
+    aten._softmax.default: softmax,
+    aten.matmul.default: matmul,
+    aten.bmm.default: matmul,
+    sdpa: attention,
     **dict.fromkeys(POINTWISE, _pointwise),
     **dict.fromkeys(BINARY, _binary),
     **dict.fromkeys(_PADS, _pad),
     **dict.fromkeys(_CHANNELWISE, _channelwise),
-    **dict.fromkeys((aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.linalg_vector_norm.default), _reduce),
+    **dict.fromkeys((aten.mean.dim, aten.sum.dim_IntList, aten.amax.default, aten.linalg_vector_norm.default), reduce),
 }

@@ -13,7 +13,7 @@ from vitc.errors import CalibrationError
 from vitc.passes.quantization.quantize_int8 import quantise_weight
 from vitc.program import Program
 
-vit = torch.ops.vitc
+aten, vit = torch.ops.aten, torch.ops.vitc
 SHAPE = (models.TOKENS, models.WIDTH)
 
 
@@ -68,6 +68,14 @@ def test_the_head_and_what_is_skipped_stay_in_floating_point(tiled: Program) -> 
     assert not any("head" in name for name in dequantised(_quantised(tiled, _images())))
     kept = dequantised(_quantised(tiled, _images(), "quantize-int8{head=true,skip=[attention,up*]}"))
     assert [name.split(".")[0] for name in kept] == ["down", "head"]
+
+
+def test_the_last_linear_of_a_model_without_a_head_is_no_head() -> None:
+    model = Block()
+    model.head = nn.Identity()
+    program = _quantised(through(captured(model, _images()[:2]), TILED), _images())
+    linears = program.graph.find_nodes(op="call_function", target=aten.linear.default)
+    assert all(n.args[1].target is vit.dequantize.default for n in linears)
 
 
 def test_ranges_replay_without_data(tiled: Program) -> None:

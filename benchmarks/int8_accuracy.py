@@ -33,6 +33,7 @@ import torch
 from torch import Tensor, nn
 
 import vitc
+from vitc.compiler import CANONICAL
 
 Predict = Callable[[Tensor], Tensor]
 Quantise = Callable[[nn.Module, Tensor], Predict]
@@ -73,10 +74,7 @@ def by_vitc(target: str, pipeline: str | None = None) -> Quantise:
     """The graph after all passes, run by torch: integers as on the device, attention by the kernel's own arithmetic."""
 
     def quantise(model: nn.Module, images: Tensor) -> Predict:
-        text = None
-        if pipeline is not None:
-            passes = vitc.plan(model, target, example_inputs=images[:2]).report.pipeline.split(",")
-            text = ",".join([*passes[: passes.index("tile-attention") + 1], pipeline])
+        text = None if pipeline is None else ",".join([*CANONICAL, "tile-attention", pipeline])
         plan = vitc.plan(model, target, example_inputs=images[:2], calibration=images, quantize="int8", pipeline=text)
         return plan.program.module
 

@@ -40,9 +40,13 @@ class Rounded(FastInterpreter):
         return fake_quantise(result, self.limit) if n is self.tensor else result
 
 
-@torch.no_grad()
 def main() -> None:
-    task = tasks.load("digits")
+    task = tasks.load("digits")  # trains it if need be
+    with torch.no_grad():
+        print_table(task)
+
+
+def print_table(task: tasks.Task) -> None:
     images, (test, _) = task.train[0][:128], task.test
     program = capture(task.model, vitc.targets.load("orin"), images[:2])
     program = program.evolve(calibration=CalibrationStream(images, (tuple(images.shape[1:]),)))

@@ -46,6 +46,8 @@ class OnnxModel:
         onnx.save_model(
             self.proto, str(path), save_as_external_data=external, location=f"{path.name}.data" if external else None
         )
+        if external:  # onnx moves the weights into the file: take them back
+            onnx.load_external_data_for_model(self.proto, str(path.parent))
 
 
 def weight_bytes(proto: onnx.ModelProto) -> int:

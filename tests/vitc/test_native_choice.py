@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vitc
-from vitc import compiler
+from vitc import planning
 from vitc.demo.digits import DigitsViT
 from vitc.lowering.cpu import native_refusal
 from vitc.lowering.cpu.native.library import unavailable
@@ -30,12 +30,12 @@ class WithMask(torch.nn.Module):
 
 def test_attention_is_int8_where_the_native_engine_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     model = DigitsViT(depth=2).eval()
-    monkeypatch.setattr(compiler, "native_refusal", lambda: None)
+    monkeypatch.setattr(planning, "native_refusal", lambda: None)
     made = vitc.plan(model, "cpu", example_inputs=IMAGES[:2], calibration=IMAGES)
     assert "attention=false" not in made.report.pipeline
     assert native_refusal(made.onnx.proto) == native_refusal()  # nothing about the graph
 
-    monkeypatch.setattr(compiler, "native_refusal", lambda: "no compiler")
+    monkeypatch.setattr(planning, "native_refusal", lambda: "no compiler")
     made = vitc.plan(model, "cpu", example_inputs=IMAGES[:2], calibration=IMAGES)
     assert "quantize-int8{attention=false" in made.report.pipeline
 
@@ -43,7 +43,7 @@ def test_attention_is_int8_where_the_native_engine_runs(monkeypatch: pytest.Monk
 def test_attention_stays_real_where_the_engine_has_not_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     x = torch.randn(8, 5, 32)
-    monkeypatch.setattr(compiler, "native_refusal", lambda: None)
+    monkeypatch.setattr(planning, "native_refusal", lambda: None)
     made = vitc.plan(WithMask().eval(), "cpu", example_inputs=x[:2], calibration=x)
     assert "quantize-int8{attention=false" in made.report.pipeline
 

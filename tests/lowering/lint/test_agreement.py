@@ -19,12 +19,12 @@ RTX = "tensorrt-rtx 1.7"
 pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx is not installed: nothing is proved about TensorRT here")
 timm = pytest.importorskip("timm")
 
-# name, options, image size; INT8 GEMMs, plugins, FP16 GEMMs.
+# name, options, image size; INT8 GEMMs, plugins, FP16 GEMMs (heads).
 MODELS = {
     "ViT": ("vit_tiny_patch16_224", {"depth": 2}, 64, 8, 2, 1),
     "DeiT": ("deit_tiny_distilled_patch16_224", {"depth": 2}, 64, 8, 2, 2),
-    "DINOv2": ("vit_small_patch14_dinov2", {"depth": 2}, 56, 7, 2, 1),
-    "EVA-02": ("eva02_tiny_patch14_224", {"depth": 2}, 56, 7, 2, 1),
+    "DINOv2": ("vit_small_patch14_dinov2", {"depth": 2}, 56, 8, 2, 0),
+    "EVA-02": ("eva02_tiny_patch14_224", {"depth": 2}, 56, 8, 2, 0),
     "Swin": ("swin_tiny_patch4_window7_224", {"depths": (2, 2), "embed_dim": 64, "num_heads": (2, 4)}, 56, 17, 4, 1),
 }
 
@@ -37,7 +37,8 @@ def test_own_models_in_int8(name: str) -> None:
     plan = vitc.plan(module, "orin", example_inputs=images, calibration=images)
     report = plan.lint(RTX)
     assert not report.errors
-    assert report.summary() == {"plugin": plugins, "INT8 GEMM": int8, "FP16 GEMM": half, "FP convolution": 1}
+    expected = {"plugin": plugins, "INT8 GEMM": int8, "FP16 GEMM": half, "FP convolution": 1}
+    assert report.summary() == {kind: n for kind, n in expected.items() if n}
     table = plan.prove().layers
     agreement = compare(report, table)
     assert agreement.agrees, str(agreement)

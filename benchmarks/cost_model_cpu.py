@@ -20,6 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from machine import processor
 
 MODELS = (
     "vit_tiny_patch16_224", "vit_small_patch32_224", "vit_small_patch16_224", "vit_base_patch32_224", "vit_base_patch16_224",
@@ -114,15 +115,6 @@ def table(best: dict[str, float], predicted: dict[str, float], fp32: float, int8
 def spearman(a: list[float], b: list[float]) -> float:
     ranks = [np.argsort(np.argsort(values)) for values in (a, b)]
     return float(np.corrcoef(ranks[0], ranks[1])[0, 1])
-
-
-def processor() -> str:
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return platform.processor()
-    names = [line.partition(":")[2].strip() for line in text.splitlines() if line.startswith("model name")]
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 def main() -> None:

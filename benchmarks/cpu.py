@@ -14,11 +14,8 @@ calibration, half for the agreement with eager PyTorch.
 from __future__ import annotations
 
 import argparse
-import datetime
-import importlib.metadata
 import json
 import os
-import platform
 import resource
 import subprocess
 import sys
@@ -31,13 +28,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from machine import stamp
 
 from vitc.torchvision_import import ensure_torchvision_imports
 
 Array = npt.NDArray[np.float32]
 Run = Callable[[Array], Array]
 IMAGES = 32
-VERSIONS = ("torch", "onnxruntime", "openvino", "nncf", "timm", "vitc")
+VERSIONS = ("torch", "onnxruntime", "openvino", "nncf", "timm")
 
 
 def _model(name: str) -> Any:
@@ -282,21 +280,9 @@ class Worker:
         self.process.communicate()
 
 
-def machine() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            from vitc.lowering.cpu.machine import int8_dot
-
-            return f"{line.partition(':')[2].strip()}, INT8 by {int8_dot() or 'no dot product'}"
-    return platform.machine()
-
-
 def header(title: str, script: str, threads: int, rounds: int, images: int) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS)
-    load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return (
-        f"# {title} on a CPU\n\n`python benchmarks/{script}`, {datetime.date.today()}; {machine()}; {threads} threads, {rounds} rounds; "
-        f"{versions}; Python {platform.python_version()}; load average at the end {load}.\n\n"
+        f"# {title} on a CPU\n\n{stamp(script, *VERSIONS)} {threads} threads, {rounds} rounds.\n\n"
         "CPU: median CPU time / threads, ms an image. Wall: shortest, ms an image. Ratio: by CPU time, over eager FP32. "
         f"rel: L2 error of the logits relative to eager; top-1: agreement over {images // 2} photographs."
     )

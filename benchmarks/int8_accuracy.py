@@ -16,20 +16,18 @@ from __future__ import annotations
 import argparse
 import contextlib
 import copy
-import platform
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from datetime import date
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tasks
 import torch
+from machine import stamp
 from torch import Tensor, nn
 
 import vitc
@@ -201,9 +199,8 @@ def main() -> None:
     np.random.seed(0)
     packages = ("torch", "nncf", "openvino", "onnxruntime", "nvidia-modelopt")
     print("# INT8 accuracy beside the peers\n")
-    print(f"{date.today()}, {platform.processor() or platform.machine()}, {torch.get_num_threads()} thread(s); ", end="")
-    print(", ".join(f"{name} {version(name)}" for name in packages) + f"; {args.images} calibration images; ", end="")
-    print("`python benchmarks/int8_accuracy.py`. What the columns mean is in that file's head.")
+    print(f"{stamp('int8_accuracy.py', *packages)} {torch.get_num_threads()} thread(s); {args.images} calibration images.", end=" ")
+    print("What the columns mean is in that file's head.")
     for name in args.only:
         task = tasks.load(name)
         test = len(task.test[0])

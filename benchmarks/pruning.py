@@ -18,19 +18,18 @@ from __future__ import annotations
 
 import argparse
 import copy
-import platform
 import resource
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import tasks
 import torch
+from machine import stamp
 
 import vitc
 from vitc.capture import capture
@@ -255,8 +254,7 @@ def main() -> None:
     args = parser.parse_args()
     lines = [
         "# Pruning\n",
-        f"`python benchmarks/pruning.py {' '.join(sys.argv[1:])}`, {date.today()}, {_machine()}, "
-        f"torch {torch.__version__}, {torch.get_num_threads()} threads.\n",
+        f"{stamp(' '.join(['pruning.py', *sys.argv[1:]]), 'torch')} {torch.get_num_threads()} threads.\n",
     ]
     for name in args.only:
         lines += SECTIONS[name](args)
@@ -264,13 +262,6 @@ def main() -> None:
     print("\n".join(lines))
     if args.out is not None:
         args.out.write_text("\n".join(lines) + "\n")
-
-
-def _machine() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 if __name__ == "__main__":

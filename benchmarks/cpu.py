@@ -3,7 +3,7 @@
     pip install -e '.[demo,bench]'
     python benchmarks/cpu.py                                    ViT-B/16 at 224, batch 1 and 8
     python benchmarks/cpu.py --model vit_base_patch16_384 --batch 1 --only vitc openvino
-    python benchmarks/cpu.py --output benchmarks/results/cpu.md
+    python benchmarks/cpu.py --output benchmarks/results/cpu-NAME.md
 
 Every contender lives in a process of its own, so that no thread pool disturbs another, and all take turns: a round
 goes through them forwards, the next backwards. Compare by CPU time, and only within one run: other work on the machine

@@ -16,7 +16,7 @@ from vitc.lowering.cpu.native.match import Trunk, Unsuitable, match
 
 # Images go through the blocks in chunks of about this many tokens: their activations stay in the cores' own caches,
 # and the weights, which stream past once a chunk, are used often enough.
-_CHUNK_TOKENS = 256
+_CHUNK_TOKENS = 512
 
 OpenHost = Callable[[onnx.ModelProto], Engine]
 

@@ -7,6 +7,7 @@ shift of K adds the same to all scores of a query, which softmax does not see.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -16,6 +17,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.graph import Rewriter, constant, is_constant, module_path
+from vitc.graph.movement import example_shape
 from vitc.graph.nodes import sole_user
 from vitc.passes.quantization.channels import channel_readers
 from vitc.passes.quantization.measured_error import Part, TensorProbe, WeightProbe
@@ -133,7 +135,13 @@ def sites_at(node: Node) -> list[Site]:
 
 def _read_site(tensor: Node, maker: Maker) -> list[Site]:
     readers = channel_readers(tensor)
-    return [ReadSite(tensor, maker, readers)] if readers and not all(map(is_head, readers)) else []
+    if not readers or all(map(is_head, readers)) or any(_rows(r) != _rows(tensor) for r in readers):
+        return []  # a reader of some tokens only, such as a head of two layers: the errors measured are over all
+    return [ReadSite(tensor, maker, readers)]
+
+
+def _rows(node: Node) -> int:
+    return math.prod(example_shape(node)[:-1])
 
 
 def _operand_makers(attention: Node) -> list[Maker | None]:

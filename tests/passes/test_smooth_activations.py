@@ -137,3 +137,25 @@ def test_unseen_clipping_is_what_new_images_lose() -> None:
     lost = (new - torch.maximum(statistics.highs[0], torch.tensor(limit))).clamp_min(0).square().sum() / 20000
     low_side_too = statistics.unseen_clipping(limit, torch.ones(256))
     assert 0.3 < low_side_too / float(lost) < 3
+
+
+class TwoLayerHead(nn.Module):
+    """A head of two linears on the first token, beside one on the second, added."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.norm = models.Packed(), nn.LayerNorm(models.WIDTH)
+        self.hidden, self.out, self.other = nn.Linear(models.WIDTH, 32), nn.Linear(32, 4), nn.Linear(models.WIDTH, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(x + self.attention(x))
+        return self.out(self.hidden(x[:, 0]).relu()) + self.other(x[:, 1])
+
+
+def test_a_reader_of_one_token_leaves_the_norm_as_it_is() -> None:
+    images = torch.randn(8, models.TOKENS, models.WIDTH)
+    program = through(captured(TwoLayerHead(), images[:2]), TILED)
+    stream = CalibrationStream(images, (tuple(images.shape[1:]),))
+    after = through(program.evolve(calibration=stream), FULL)
+    assert not [name for name in after.vectors if name.startswith("layer_norm")]
+    assert _sqnr(outputs(program, images), outputs(after, images)) > 20

@@ -46,6 +46,7 @@ def plan(
     choices = Choices(attention, quantize, pipeline)
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs, batch)
+    calibration = replayable(calibration)  # pruning may read it, then calibration
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
     start = _distilled(start, program, distill, progress)

@@ -160,3 +160,11 @@ def test_a_loss_of_ones_own() -> None:
     data = [(torch.randn(8, 1, 8, 8), torch.randn(8, 10))]
     pruned = _prune(_vit(), criterion="taylor", data=data, loss=torch.nn.functional.mse_loss)
     assert pruned.plan.criterion == "taylor"
+
+
+def test_a_generator_serves_pruning_and_then_calibration() -> None:
+    batches = [IMAGES[:1].repeat(2, 1, 1, 1) + i for i in range(3)]
+    options = {"example_inputs": IMAGES, "prune": {"params": 0.2, "criterion": "obs"}}
+    once = vitc.plan(_vit(), "orin", calibration=iter(batches), **options)  # type: ignore[arg-type]
+    listed = vitc.plan(_vit(), "orin", calibration=batches, **options)  # type: ignore[arg-type]
+    assert dict(once.program.ranges) == dict(listed.program.ranges)

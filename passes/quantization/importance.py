@@ -9,7 +9,7 @@ it the class token, one row of many and all that a classifier reads, would count
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,13 +27,13 @@ _TOKENS, _LEAST, _MOST, _CHUNK = 1024, 4, 32, 512
 
 
 class ProbeImages:
-    """A few images of the calibration stream, kept as it runs by."""
+    """A few images of the calibration stream, kept as it runs by: `total` tokens' worth of them, and at most so many."""
 
-    def __init__(self, program: Program, seed: int) -> None:
+    def __init__(self, program: Program, seed: int, total: int = _TOKENS, most: int = _MOST) -> None:
         self.program, self.seed = program, seed
         tokens = _tokens(program)
         self.chunk = max(1, _CHUNK // tokens) if program.batch is not None else program.example_inputs[0].shape[0]
-        images = max(min(max(_TOKENS // tokens, _LEAST), _MOST), self.chunk)
+        images = max(min(max(total // tokens, _LEAST), most), self.chunk)
         self._inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
         self._samples = [ImageSample(images, seed) for _ in self._inputs]
 
@@ -48,13 +48,17 @@ class ProbeImages:
     def gradients(self, nodes: list[Node]) -> Iterator[tuple[int, dict[Node, tuple[Tensor, Tensor]]]]:
         """For each chunk: how many images it has, and (value, gradient) of each node; a node without influence
         has zeros."""
-        images = [sample.images for sample in self._samples]
         generator = torch.Generator().manual_seed(self.seed)
+        for inputs in self.batches():
+            yield inputs[0].shape[0], _gradients(self.program.module, inputs, nodes, generator)
+
+    def batches(self) -> Iterator[tuple[Tensor, ...]]:
+        """The images that were kept, some at a time."""
+        images = [sample.images for sample in self._samples]
         count = images[0].shape[0]
         # A fixed batch takes whole chunks only; the stream has at least one.
         for start in range(0, count if self.program.batch is not None else count // self.chunk * self.chunk, self.chunk):
-            inputs = [t[start : start + self.chunk] for t in images]
-            yield inputs[0].shape[0], _gradients(self.program.module, inputs, nodes, generator)
+            yield tuple(t[start : start + self.chunk] for t in images)
 
 
 def _tokens(program: Program) -> int:
@@ -65,7 +69,7 @@ def _tokens(program: Program) -> int:
 
 
 def _gradients(
-    module: GraphModule, inputs: list[Tensor], nodes: list[Node], generator: torch.Generator
+    module: GraphModule, inputs: Sequence[Tensor], nodes: list[Node], generator: torch.Generator
 ) -> dict[Node, tuple[Tensor, Tensor]]:
     runner = _Keeping(module, set(nodes))
     with torch.enable_grad():

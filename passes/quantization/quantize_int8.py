@@ -6,7 +6,7 @@ attention, so LayerNorm and GELU emit INT8 when the engine fuses the Q into them
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Literal
 
@@ -16,8 +16,10 @@ from torch.fx import Node
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, constant, is_constant, module_path, shape_of
 from vitc.graph.nodes import sole_user, val
+from vitc.passes.quantization.gemms import MeanInput, QuantisedGemm, corrected_bias
 from vitc.passes.quantization.placement import is_head
 from vitc.passes.quantization.ranges import Sites, choose_ranges, known, parts_of
+from vitc.passes.quantization.rounding import round_by_gptq
 from vitc.passes.quantization.scales import quantise_weight, step_of
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
@@ -32,7 +34,8 @@ class QuantizeInt8(Pass):
     """`calibrator`: how a tensor's range is chosen; auto takes, per tensor, the one with the least measured error.
     `correct_bias`: the mean error of each GEMM is taken out of its bias. `attention`: also the attention's own border
     (for the INT8 kernel). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those whose
-    attention multiplies by V in FP16. `convolutions`: also the patch embedding. `head`: also the classifier (its few FLOPs
+    attention multiplies by V in FP16. `rounding`: of the linears' weights; gptq chooses it on the layers' inputs.
+    `convolutions`: also the patch embedding. `head`: also the classifier (its few FLOPs
     gain nothing). `seed`: of the samples of activations."""
 
     name = "quantize-int8"
@@ -46,6 +49,7 @@ class QuantizeInt8(Pass):
     head: bool = False
     skip: tuple[str, ...] = ()
     pv_fp16: tuple[str, ...] = ()
+    rounding: Literal["nearest", "gptq"] = "nearest"
     seed: int = 0
 
     def run(self, program: Program) -> Program:
@@ -53,20 +57,25 @@ class QuantizeInt8(Pass):
         return self.apply(self.with_ranges(program, sites), sites)
 
     def apply(self, program: Program, sites: Sites) -> Program:
-        """Changes the program's graph: these sites become INT8, with ranges that the program knows."""
+        """Changes the program's graph: these sites become INT8, with ranges and roundings that the program knows."""
+        gemms = self._insert(program, sites)
+        return program.note(f"{len(gemms)} GEMMs and {len(sites.attentions)} attentions in INT8")
+
+    def _insert(self, program: Program, sites: Sites) -> list[QuantisedGemm]:
         scales = {name: step_of(program.ranges[name]) for name in sites.tensors()}
         rewriter = Rewriter(program.module, self.name)
         for node in sites.attentions:
             pv = "fp16" if _matches(node, self.pv_fp16) else "int8"
             _quantise_attention(rewriter, node, scales, set(sites.gemms), pv)
         activations: dict[Node, Node] = {}
+        done = []
         for x, gemms in sites.gemms.items():
+            means = MeanInput.of(program, x) if self.correct_bias else None
             for node in gemms:
-                mean_error = _MeanError.of(program, x) if self.correct_bias else None
-                _quantise_gemm(rewriter, node, scales[x.name], activations, mean_error)
+                offsets = None if self.rounding == "nearest" else program.vectors.get(f"{node.name}/rounding")
+                done.append(_quantise_gemm(rewriter, node, scales[x.name], activations, means, offsets))
         rewriter.finish()
-        count = sum(len(gemms) for gemms in sites.gemms.values())
-        return program.note(f"{count} GEMMs and {len(sites.attentions)} attentions in INT8")
+        return done
 
     def sites(self, program: Program) -> Sites:
         """What this pass quantises in a program."""
@@ -88,12 +97,16 @@ class QuantizeInt8(Pass):
         return wanted and is_constant(node.args[1]) and not is_constant(node.args[0]) and not _matches(node, self.skip)
 
     def with_ranges(self, program: Program, sites: Sites) -> Program:
-        """The program with a range for each of the sites' tensors, from its calibration stream if it has none yet.
+        """The program with a range for each of the sites' tensors, and a rounding for each linear where `rounding` asks for
+        one, from its calibration stream if it has none yet.
 
         Raises CalibrationError without a stream.
         """
-        if known(program, sites, self.correct_bias):
-            return program
+        if not known(program, sites, self.correct_bias):
+            program = self._measured(program, sites)
+        return program if self.rounding == "nearest" else self._with_roundings(program, sites)
+
+    def _measured(self, program: Program, sites: Sites) -> Program:
         if program.calibration is None:
             names = list(sites.tensors())
             raise CalibrationError(
@@ -103,51 +116,54 @@ class QuantizeInt8(Pass):
         ranges, vectors, line = choose_ranges(program, sites, self.calibrator, self.seed)
         return program.calibrated(ranges, vectors).note(line)
 
+    def _with_roundings(self, program: Program, sites: Sites) -> Program:
+        linears = [n.name for readers in sites.gemms.values() for n in readers if n.target is aten.linear.default]
+        if all(f"{name}/rounding" in program.vectors for name in linears):
+            return program
+        if program.calibration is None:
+            raise CalibrationError(
+                f"rounding={self.rounding} needs calibration data for {len(linears)} linears and there is none; "
+                "pass calibration=images, or rounding=nearest"
+            )
+        copy, twins = sites.on_copy(program)
+        gemms = {g.name: g for g in replace(self, rounding="nearest")._insert(copy, twins)}
+        ordered = [gemms[n.name] for n in program.graph.nodes if n.name in linears]
+        offsets, lines = round_by_gptq(program, copy, ordered, self.seed)
+        for line in lines:
+            program = program.note(line)
+        return program.calibrated({}, {f"{name}/rounding": value for name, value in offsets.items()})
+
 
 def _matches(node: Node, patterns: tuple[str, ...]) -> bool:
     path = module_path(node)
     return any(fnmatch(path, pattern) or path.startswith(f"{pattern}.") for pattern in patterns)
 
 
-@dataclass(frozen=True)
-class _MeanError:
-    """Means of a GEMM's input [C]: in floating point, and after Q and DQ."""
-
-    exact: torch.Tensor
-    quantised: torch.Tensor
-
-    @classmethod
-    def of(cls, program: Program, x: Node) -> _MeanError | None:
-        mean = program.vectors.get(f"{x.name}/mean")
-        return None if mean is None else cls(mean, mean + program.vectors[f"{x.name}/offset"])
-
-
 def _quantise_gemm(
-    rewriter: Rewriter, node: Node, scale: float, activations: dict[Node, Node], means: _MeanError | None
-) -> None:
+    rewriter: Rewriter, node: Node, scale: float, activations: dict[Node, Node], means: MeanInput | None, offsets: torch.Tensor | None
+) -> QuantisedGemm:
+    """`offsets` [O, C]: of the integers from the nearest ones."""
     x: Node = node.args[0]  # type: ignore[assignment]
     if x not in activations:
         activations[x] = x if x.target is ops.dequantize.default else _quantise_activation(rewriter, node, x, scale)
     weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
-    value = constant(rewriter.module, weight)  # type: ignore[arg-type]
-    integers, steps = quantise_weight(value)
+    exact = constant(rewriter.module, weight)  # type: ignore[arg-type]
+    exact_bias = None if bias is None else constant(rewriter.module, bias)  # type: ignore[arg-type]
+    integers, steps = quantise_weight(exact)
+    if offsets is not None:
+        integers = (integers.short() + offsets).clamp(-127, 127).to(torch.int8)
     with rewriter.at(node):
         name = str(weight.target)  # type: ignore[union-attr]
         data = rewriter.parameter(rewriter.unique_name(f"{name}_int8"), integers)
-        step = rewriter.parameter(rewriter.unique_name(f"{name}_scale"), steps.to(value.dtype))
+        step = rewriter.parameter(rewriter.unique_name(f"{name}_scale"), steps.to(exact.dtype))
         if means is not None:
-            error = (integers * steps[:, None]) @ means.quantised - value.float() @ means.exact
-            bias = _corrected(rewriter, bias, error.to(value.dtype), name)  # type: ignore[arg-type]
-        weight = rewriter.call(ops.dequantize.default, data, step, 0)
-        new = rewriter.call(node.target, activations[x], weight, bias, *node.args[3:], **node.kwargs)  # type: ignore[arg-type]
+            home = f"{name}_bias" if bias is None else str(bias.target)  # type: ignore[union-attr]
+            corrected = corrected_bias(exact, integers * steps[:, None], exact_bias, means)
+            bias = rewriter.parameter(rewriter.unique_name(f"{home}_corrected"), corrected)
+        dequantised = rewriter.call(ops.dequantize.default, data, step, 0)
+        new = rewriter.call(node.target, activations[x], dequantised, bias, *node.args[3:], **node.kwargs)  # type: ignore[arg-type]
     rewriter.replace(node, new)
-
-
-def _corrected(rewriter: Rewriter, bias: Node | None, error: torch.Tensor, weight_name: str) -> Node:
-    """bias − E[error] (Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.2)."""
-    before = torch.zeros_like(error) if bias is None else constant(rewriter.module, bias)
-    name = f"{weight_name}_bias" if bias is None else str(bias.target)
-    return rewriter.parameter(rewriter.unique_name(f"{name}_corrected"), before - error)
+    return QuantisedGemm(node.name, new, exact, exact_bias, means)
 
 
 def _quantise_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) -> Node:

@@ -51,6 +51,13 @@ class Sites:
         linear = torch.ops.aten.linear.default
         return {x: readers for x, readers in self.gemms.items() if all(n.target is linear for n in readers)}
 
+    def on_copy(self, program: Program) -> tuple[Program, Sites]:
+        """A fork of the program they belong to, and the same sites there."""
+        fork = program.fork()
+        twin = {n.name: n for n in fork.graph.nodes}
+        gemms = {twin[x.name]: [twin[n.name] for n in readers] for x, readers in self.gemms.items()}
+        return fork, Sites(gemms, [twin[n.name] for n in self.attentions])
+
 
 def parts_of(attention: Node) -> dict[str, Part]:
     """q, k and v, by the names of their ranges."""

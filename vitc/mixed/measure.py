@@ -103,10 +103,7 @@ class Measure:
 
     def quantised(self, sites: Sites, quantize: QuantizeInt8 | None = None) -> Program:
         """A copy of the program with INT8 at some sites only."""
-        fork = self.split.program.fork()
-        twin = {n.name: n for n in fork.graph.nodes}
-        gemms = {twin[x.name]: [twin[n.name] for n in readers] for x, readers in sites.gemms.items()}
-        return (quantize or self.split.quantize).apply(fork, Sites(gemms, [twin[n.name] for n in sites.attentions]))
+        return (quantize or self.split.quantize).apply(*sites.on_copy(self.split.program))
 
     def _row(self, name: str, got: list[list[Tensor]]) -> SensitivityRow:
         want = self._prefixes.outputs

@@ -1,0 +1,155 @@
+"""rounding=gptq: against the best of all roundings, what it must leave alone, and its gain in a model."""
+
+from __future__ import annotations
+
+from itertools import product
+
+import pytest
+import torch
+from support import TILED, captured, outputs, through
+from torch import Tensor
+
+from vitc.calibration import CalibrationStream
+from vitc.demo.digits import DigitsViT
+from vitc.errors import CalibrationError, PipelineError
+from vitc.passes.quantization.gptq import gptq
+from vitc.passes.quantization.rounding import RoundingSample
+from vitc.passes.quantization.scales import quantise_weight
+from vitc.passes.quantization.walk import Walk
+from vitc.program import Program
+
+SHAPE = (1, 8, 8)
+GPTQ = "smooth-activations,quantize-int8{rounding=gptq}"
+
+
+def _random(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def _error(weight: Tensor, integers: Tensor, steps: Tensor, moment: Tensor) -> Tensor:
+    """Of each output channel, by the definition: Σ ‖(Ŵ − W) x‖²."""
+    error = integers * steps[:, None] - weight
+    return torch.einsum("oi,ij,oj->o", error, moment, error)
+
+
+def test_gptq_comes_close_to_the_best_of_all_roundings() -> None:
+    weight, inputs = _random(32, 8), _random(64, 8, seed=1) @ _random(8, 8, seed=2)
+    moment = inputs.T @ inputs
+    nearest, steps = quantise_weight(weight)
+    down = (weight / steps[:, None]).floor()
+    ways = torch.tensor(list(product((0.0, 1.0), repeat=8)))
+    best = torch.stack([_error(weight, (down + way).clamp(-127, 127), steps, moment) for way in ways]).amin(0)
+    found = _error(weight, gptq(weight, steps, moment), steps, moment)
+    plain = _error(weight, nearest, steps, moment)
+    assert (found >= best * 0.999).float().mean() > 0.9  # a step beyond floor and ceiling may do better still
+    assert found.sum() < 0.5 * plain.sum()
+    assert found.sum() < 3 * best.sum()
+
+
+def test_uncorrelated_inputs_are_rounded_to_the_nearest() -> None:
+    weight = _random(16, 300)
+    nearest, steps = quantise_weight(weight)
+    assert torch.equal(gptq(weight, steps, torch.diag(_random(300).abs() + 0.1)), nearest)
+
+
+def test_dead_inputs_and_channels() -> None:
+    weight, inputs = _random(4, 200), _random(50, 200, seed=1)  # fewer inputs than columns, too
+    weight[1], inputs[:, 7] = 0.0, 0.0
+    nearest, steps = quantise_weight(weight)
+    rounded = gptq(weight, steps, inputs.T @ inputs)
+    assert not rounded[1].any()
+    assert torch.equal(rounded[:, 7], nearest[:, 7])
+    assert torch.equal(gptq(weight, steps, torch.zeros(200, 200)), nearest)
+
+
+@pytest.fixture(scope="module")
+def model() -> DigitsViT:
+    """With one large weight in each output channel: steps are wide, and weights are what INT8 costs."""
+    torch.manual_seed(0)
+    model = DigitsViT(dim=32, depth=2).eval()
+    with torch.no_grad():
+        for linear in (m for m in model.blocks.modules() if isinstance(m, torch.nn.Linear)):
+            rows = torch.arange(linear.out_features)
+            linear.weight[rows, rows % linear.in_features] += 2.0
+    return model
+
+
+def _tiled(model: DigitsViT, count: int = 32) -> Program:
+    program = through(captured(model, _random(2, *SHAPE)), TILED)
+    return program.evolve(calibration=CalibrationStream(_random(count, *SHAPE, seed=1), (SHAPE,)))
+
+
+def _weights(program: Program) -> dict[str, Tensor]:
+    return {name: value for name, value in program.module.state_dict().items() if name.endswith("_int8")}
+
+
+def _noise(model: DigitsViT, program: Program) -> float:
+    images = _random(64, *SHAPE, seed=2)
+    with torch.no_grad():
+        return float((outputs(program, images) - model(images)).square().sum())
+
+
+def test_the_error_of_the_model_falls_and_the_scales_stay(model: DigitsViT) -> None:
+    plain, rounded = through(_tiled(model), "smooth-activations,quantize-int8"), through(_tiled(model), GPTQ)
+    assert _noise(model, rounded) < 0.7 * _noise(model, plain)
+    changed = _weights(rounded)
+    assert any(not torch.equal(value, changed[name]) for name, value in _weights(plain).items())
+    state = rounded.module.state_dict()
+    for name, value in plain.module.state_dict().items():
+        if name.endswith("_scale"):
+            assert torch.equal(value, state[name])
+    assert [str(n.target) for n in plain.graph.nodes] == [str(n.target) for n in rounded.graph.nodes]
+    lines = [note for note in rounded.journal[-1].notes if "rounded" in note]
+    assert len(lines) == 8
+    assert any("blocks.0.attn.qkv: rounded by GPTQ, error ×0." in line for line in lines)
+
+
+def test_the_bias_belongs_to_the_rounded_weight(model: DigitsViT) -> None:
+    """With the roundings known, the graph is built in one go: its biases are those that the search left."""
+    once = through(_tiled(model), GPTQ)
+    again = through(_tiled(model).evolve(calibration=None).calibrated(once.ranges, once.vectors), GPTQ)
+    torch.testing.assert_close(outputs(again), outputs(once), atol=0, rtol=0)
+    plain = through(_tiled(model), "smooth-activations,quantize-int8").module.state_dict()
+    corrected = {n: v for n, v in once.module.state_dict().items() if n.endswith("_corrected")}
+    assert corrected
+    assert not all(torch.equal(value, plain[name]) for name, value in corrected.items())
+
+
+def test_the_same_seed_gives_the_same_integers(model: DigitsViT) -> None:
+    first, second = (_weights(through(_tiled(model), GPTQ)) for _ in range(2))
+    assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_one_image_is_enough_to_go_on(model: DigitsViT) -> None:
+    assert torch.isfinite(outputs(through(_tiled(model, count=1), GPTQ))).all()
+
+
+def test_the_images_are_a_bounded_sample(model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitc.passes.quantization.rounding._TOKENS", 17 * 12)
+    sample = RoundingSample(_tiled(model, count=40), seed=0)
+    assert sample.images.seen == 40
+    assert sum(batch[0].shape[0] for batch in sample.batches) <= max(12, sample.images.chunk)
+
+
+def test_a_walk_keeps_what_is_read_ahead_only(model: DigitsViT) -> None:
+    program = _tiled(model)
+    batch = _random(3, *SHAPE, seed=4)
+    output = next(n for n in program.graph.nodes if n.op == "output")
+    (last,) = output.all_input_nodes
+    stops = [n for n in program.graph.nodes if n.target is torch.ops.aten.linear.default]
+    walk = Walk(program.module, [(batch,)])
+    for stop in stops:
+        (values,) = walk.advance(stop)
+        computed = [n for n in values if n.op == "call_function"]
+        assert stop.args[0] in computed
+        assert len(computed) <= 2  # the residual and the linear's input
+    assert last is stops[-1]
+
+
+def test_refusals(model: DigitsViT) -> None:
+    with pytest.raises(PipelineError, match="unknown value of option 'rounding' .* 'gtpq'.* known: gptq, nearest"):
+        through(_tiled(model), "quantize-int8{rounding=gtpq}")
+    known = through(_tiled(model), "quantize-int8")
+    blind = _tiled(model).evolve(calibration=None).calibrated(known.ranges, known.vectors)
+    with pytest.raises(CalibrationError, match="rounding=gptq needs calibration data for 8 linears and there is none"):
+        through(blind, "quantize-int8{rounding=gptq}")

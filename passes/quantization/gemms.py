@@ -9,38 +9,24 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from vitc.graph import constant
-from vitc.program import Program
 
 
-@dataclass(frozen=True)
-class MeanInput:
-    """Means of a GEMM's input [C]: in floating point, and after Q and DQ."""
-
-    exact: Tensor
-    quantised: Tensor
-
-    @classmethod
-    def of(cls, program: Program, x: Node) -> MeanInput | None:
-        mean = program.vectors.get(f"{x.name}/mean")
-        return None if mean is None else cls(mean, mean + program.vectors[f"{x.name}/offset"])
-
-
-def corrected_bias(weight: Tensor, dequantised: Tensor, bias: Tensor | None, means: MeanInput) -> Tensor:
-    """bias − E[error], [O] (Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.2)."""
-    error = dequantised @ means.quantised - weight.float() @ means.exact
-    return (torch.zeros_like(error) if bias is None else bias) - error.to(weight.dtype)
+def corrected_bias(weight: Tensor, dequantised: Tensor, bias: Tensor | None, mean: Tensor) -> Tensor:
+    """bias − (Ŵ − W) · E[x], [O] (Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.2)."""
+    error = ((dequantised - weight.float()) @ mean).to(weight.dtype)
+    return (torch.zeros_like(error) if bias is None else bias) - error
 
 
 @dataclass(frozen=True)
 class QuantisedGemm:
     """A GEMM in a quantised graph, with the weight and bias it had there in floating point. `name`: of the node it
-    replaced."""
+    replaced. `mean`: of its input [C], if the bias takes the weights' mean error away."""
 
     name: str
     node: Node
     weight: Tensor
     bias: Tensor | None
-    means: MeanInput | None
+    mean: Tensor | None
 
     @property
     def data(self) -> Node:
@@ -58,7 +44,7 @@ class QuantisedGemm:
     def round(self, module: GraphModule, integers: Tensor) -> None:
         """Other integers in the same place, with the bias that belongs to them."""
         self.integers(module).copy_(integers)
-        if self.means is not None:
+        if self.mean is not None:
             dequantised = integers * self.steps(module)[:, None]
-            bias = corrected_bias(self.weight, dequantised, self.bias, self.means)
+            bias = corrected_bias(self.weight, dequantised, self.bias, self.mean)
             constant(module, self.node.args[2]).copy_(bias)  # type: ignore[arg-type]

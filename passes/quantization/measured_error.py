@@ -33,13 +33,14 @@ _TOGETHER = 3.0
 @dataclass(frozen=True)
 class TensorProbe:
     """Sampled rows [R, C], how many of an image's rows each stands for [R], what a squared error there adds to the outputs'
-    squared error, for all the rows it stands for [R, C], and for one value of a channel on average [C], and what the whole
-    stream says about the range."""
+    squared error, for all the rows it stands for [R, C], and for one value of a channel on average [C], the mean row [C],
+    each row counted by how much it matters, and what the whole stream says about the range."""
 
     rows: Tensor
     shares: Tensor
     gains: Tensor
     channel_gains: Tensor
+    mean: Tensor
     channels: ChannelStatistics
 
     def rounding(self, limit: float) -> float:
@@ -64,7 +65,8 @@ class TensorProbe:
         """That of (x − shift) / scale."""
         gains = scale.square()
         rows, channels = (self.rows - shift) / scale, self.channels.smoothed(shift, scale)
-        return TensorProbe(rows, self.shares, self.gains * gains, self.channel_gains * gains, channels)
+        mean = (self.mean - shift) / scale
+        return TensorProbe(rows, self.shares, self.gains * gains, self.channel_gains * gains, mean, channels)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,8 @@ class _TensorSample:
         self.shares: list[Tensor] = []
         self.gains: list[Tensor] = []
         self.total: Tensor | float = 0.0
+        self.sum: Tensor | float = 0.0
+        self.weight: Tensor | float = 0.0
         self.count = 0
 
     def add(self, rows: Tensor, gradient: Tensor) -> None:
@@ -97,11 +101,13 @@ class _TensorSample:
         self.shares.append(matters.sum() / (_ROWS * matters[chosen]))
         self.gains.append(gains[chosen] * self.shares[-1][:, None])
         self.total = self.total + gains.sum(0)
+        self.sum, self.weight = self.sum + matters @ rows, self.weight + matters.sum()
         self.count += rows.shape[0]
 
     def probe(self, channels: ChannelStatistics) -> TensorProbe:
         gains, shares = torch.cat(self.gains) / len(self.gains), torch.cat(self.shares) / len(self.gains)
-        return TensorProbe(torch.cat(self.rows), shares, gains, self.total / self.count, channels)  # type: ignore[arg-type]
+        mean = self.sum / self.weight
+        return TensorProbe(torch.cat(self.rows), shares, gains, self.total / self.count, mean, channels)  # type: ignore[arg-type]
 
 
 class _WeightSample:

@@ -16,7 +16,7 @@ from torch.fx import Node
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, constant, is_constant, module_path, shape_of
 from vitc.graph.nodes import sole_user, val
-from vitc.passes.quantization.gemms import MeanInput, QuantisedGemm, corrected_bias
+from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
 from vitc.passes.quantization.placement import is_head
 from vitc.passes.quantization.ranges import Sites, choose_ranges, known, parts_of
 from vitc.passes.quantization.rounding import round_by_gptq
@@ -32,7 +32,7 @@ _NO_AXIS = 0
 @dataclass(frozen=True)
 class QuantizeInt8(Pass):
     """`calibrator`: how a tensor's range is chosen; auto takes, per tensor, the one with the least measured error.
-    `correct_bias`: the mean error of each GEMM is taken out of its bias. `attention`: also the attention's own border
+    `correct_bias`: the mean error that a GEMM's weights make is taken out of its bias. `attention`: also the attention's own border
     (for the INT8 kernel). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those whose
     attention multiplies by V in FP16. `rounding`: of the linears' weights; gptq chooses it on the layers' inputs.
     `convolutions`: also the patch embedding. `head`: also the classifier (its few FLOPs
@@ -70,10 +70,10 @@ class QuantizeInt8(Pass):
         activations: dict[Node, Node] = {}
         done = []
         for x, gemms in sites.gemms.items():
-            means = MeanInput.of(program, x) if self.correct_bias else None
+            mean = program.vectors.get(f"{x.name}/mean") if self.correct_bias else None
             for node in gemms:
                 offsets = None if self.rounding == "nearest" else program.vectors.get(f"{node.name}/rounding")
-                done.append(_quantise_gemm(rewriter, node, scales[x.name], activations, means, offsets))
+                done.append(_quantise_gemm(rewriter, node, scales[x.name], activations, mean, offsets))
         rewriter.finish()
         return done
 
@@ -140,9 +140,9 @@ def _matches(node: Node, patterns: tuple[str, ...]) -> bool:
 
 
 def _quantise_gemm(
-    rewriter: Rewriter, node: Node, scale: float, activations: dict[Node, Node], means: MeanInput | None, offsets: torch.Tensor | None
+    rewriter: Rewriter, node: Node, scale: float, activations: dict[Node, Node], mean: torch.Tensor | None, offsets: torch.Tensor | None
 ) -> QuantisedGemm:
-    """`offsets` [O, C]: of the integers from the nearest ones."""
+    """`mean` [C]: of its input. `offsets` [O, C]: of the integers from the nearest ones."""
     x: Node = node.args[0]  # type: ignore[assignment]
     if x not in activations:
         activations[x] = x if x.target is ops.dequantize.default else _quantise_activation(rewriter, node, x, scale)
@@ -156,14 +156,14 @@ def _quantise_gemm(
         name = str(weight.target)  # type: ignore[union-attr]
         data = rewriter.parameter(rewriter.unique_name(f"{name}_int8"), integers)
         step = rewriter.parameter(rewriter.unique_name(f"{name}_scale"), steps.to(exact.dtype))
-        if means is not None:
+        if mean is not None:
             home = f"{name}_bias" if bias is None else str(bias.target)  # type: ignore[union-attr]
-            corrected = corrected_bias(exact, integers * steps[:, None], exact_bias, means)
+            corrected = corrected_bias(exact, integers * steps[:, None], exact_bias, mean)
             bias = rewriter.parameter(rewriter.unique_name(f"{home}_corrected"), corrected)
         dequantised = rewriter.call(ops.dequantize.default, data, step, 0)
         new = rewriter.call(node.target, activations[x], dequantised, bias, *node.args[3:], **node.kwargs)  # type: ignore[arg-type]
     rewriter.replace(node, new)
-    return QuantisedGemm(node.name, new, exact, exact_bias, means)
+    return QuantisedGemm(node.name, new, exact, exact_bias, mean)
 
 
 def _quantise_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) -> Node:

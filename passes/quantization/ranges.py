@@ -17,7 +17,6 @@ from vitc.passes.quantization.importance import ProbeImages
 from vitc.passes.quantization.measured_error import Part, TensorProbe, probe
 from vitc.passes.quantization.observe import Observer, observe
 from vitc.passes.quantization.peaks import peak_observers, peaks_of
-from vitc.passes.quantization.scales import fake_quantise
 from vitc.passes.quantization.statistics import ChannelStatistics
 from vitc.program import Program
 
@@ -68,7 +67,7 @@ def parts_of(attention: Node) -> dict[str, Part]:
 
 
 def choose_ranges(program: Program, sites: Sites, calibrator: str, seed: int) -> tuple[dict[str, float], dict[str, Tensor], str]:
-    """(range by name, mean and mean rounding error per channel of each linear's input, a line for the journal)."""
+    """(range by name, mean of each linear's input, a line for the journal)."""
     tensors = sites.tensors()
     histograms = {name: MagnitudeHistogram() for name in tensors}
     channels = {name: ChannelStatistics() for name in tensors}
@@ -85,17 +84,9 @@ def choose_ranges(program: Program, sites: Sites, calibrator: str, seed: int) ->
     for name, histogram in histograms.items():
         ranges[name], method = _choose(histogram, probes.get(name), calibrator)
         chosen[method] += 1
-    vectors = {}
-    for x in sites.linears():
-        vectors[f"{x.name}/mean"] = channels[x.name].mean
-        vectors[f"{x.name}/offset"] = _mean_offset(probes[x.name].rows, ranges[x.name])
+    vectors = {f"{x.name}/mean": probes[x.name].mean for x in sites.linears()}
     methods = ", ".join(f"{n} by {name}" for name, n in sorted(chosen.items()))
     return ranges, vectors, f"ranges from {images.seen} images: {methods}"
-
-
-def _mean_offset(rows: Tensor, limit: float) -> Tensor:
-    """Mean of Q(x) − x per channel [C]."""
-    return (fake_quantise(rows, limit) - rows).mean(0)
 
 
 def _choose(histogram: MagnitudeHistogram, tensor: TensorProbe | None, calibrator: str) -> tuple[float, str]:

@@ -67,7 +67,7 @@ def round_by_gptq(
     offsets, lines = {}, []
     for gemm in gemms:
         inputs = [values[gemm.node.args[0]] for values in walk.advance(gemm.data)]  # type: ignore[index]
-        fit, judge = _moments(sample, inputs, gains[gemm.name], centred=gemm.means is not None)
+        fit, judge = _moments(sample, inputs, gains[gemm.name], gemm.mean)
         nearest, steps = quantise_weight(gemm.weight)
         rounded = gptq(gemm.weight, steps, fit)
         before, after = (_error(gemm.weight, q, steps, judge) for q in (nearest, rounded))
@@ -79,14 +79,17 @@ def round_by_gptq(
     return offsets, lines
 
 
-def _moments(sample: RoundingSample, inputs: Sequence[Tensor], gains: Sequence[Tensor], centred: bool) -> tuple[Tensor, Tensor]:
-    """Σ g x xᵀ [C, C] over the tokens of the images that find the rounding, and of those that judge it. `centred`: about
-    the mean, whose error the bias takes away."""
+def _moments(
+    sample: RoundingSample, inputs: Sequence[Tensor], gains: Sequence[Tensor], mean: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Σ g (x − mean) (x − mean)ᵀ [C, C] over the tokens of the images that find the rounding, and of those that judge it:
+    the bias takes the mean's error away."""
     rows = [x.float().reshape(g.shape[0], g.shape[1], -1) for x, g in zip(inputs, gains, strict=True)]
-    mean = torch.cat([x.flatten(0, 1) for x in rows]).mean(0) if centred else torch.zeros(rows[0].shape[-1])
-    fit, judge = (torch.zeros(len(mean), len(mean), dtype=torch.float64) for _ in range(2))
+    width = rows[0].shape[-1]
+    centre = torch.zeros(width) if mean is None else mean
+    fit, judge = (torch.zeros(width, width, dtype=torch.float64) for _ in range(2))
     for x, g, judges in zip(rows, gains, sample.judges, strict=True):
-        weighted = (x - mean) * g.sqrt()[..., None]
+        weighted = (x - centre) * g.sqrt()[..., None]
         for moment, chosen in ((fit, ~judges if sample.divided else judges | True), (judge, judges)):
             part = weighted[chosen].flatten(0, 1)
             moment += (part.T @ part).double()

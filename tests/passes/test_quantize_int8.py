@@ -122,3 +122,21 @@ def test_refusals(tiled: Program, batches: object, message: str) -> None:
 def test_no_data_and_no_ranges(tiled: Program) -> None:
     with pytest.raises(CalibrationError, match=r"INT8 needs ranges for \d+ tensors .* there is no calibration"):
         through(tiled, "quantize-int8")
+
+
+def test_the_bias_takes_the_mean_error_of_the_tokens_that_the_head_reads() -> None:
+    """A head that reads the first token only: the mean of the input counts that token, not its neighbours."""
+
+    class First(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.head = nn.Linear(models.WIDTH, models.WIDTH), nn.Linear(models.WIDTH, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.first(x).relu()[:, 0])
+
+    images = torch.rand(16, *SHAPE)
+    images[:, 1:] += 3
+    program = _quantised(through(captured(First(), images[:2]), TILED), images, "quantize-int8{calibrator=minmax}")
+    (mean,) = (value for name, value in program.vectors.items() if name.endswith("/mean"))
+    torch.testing.assert_close(mean, images[:, 0].mean(0), atol=0.2, rtol=0)

@@ -67,7 +67,7 @@ class FakeQuantised:
                 tensor.copy_(weights[name])
         ranges = {name: 127 * float(_step(weights[home])) for name, home in self._steps.items()}
         # The trained biases have taken in the mean error already: quantize-int8 finds nothing to correct.
-        none = {f"{name}/{what}": torch.zeros(width) for name, width in self._widths.items() for what in ("mean", "offset")}
+        none = {f"{name}/mean": torch.zeros(width) for name, width in self._widths.items()}
         return trained.calibrated(ranges, none)
 
 

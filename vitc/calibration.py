@@ -26,6 +26,8 @@ class CalibrationStream:
     `batches`: a tensor or array of images (cut into batches of `batch_size`), or an iterable of tensors, arrays, or
     tuples and dicts of them (a DataLoader's (image, label) pair counts as the image).
     `shapes`: the model's inputs without the batch dimension.
+    `fixed`: the only batch size that the model takes, if there is one. Batches are cut to it as they are read; the last one is
+    filled up with the first images.
 
     The stream is read several times. What can be read only once (a generator) is kept in memory as it is read.
     """
@@ -33,16 +35,26 @@ class CalibrationStream:
     batches: Any
     shapes: tuple[tuple[int, ...], ...]
     batch_size: int = 4
+    fixed: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batches", replayable(self.batches))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, ...]]:
-        for inputs, _ in self.labelled():
-            yield inputs
+        batches = (inputs for inputs, _ in self._checked())
+        return batches if self.fixed is None else _recut(batches, self.fixed)
 
     def labelled(self) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
-        """Each batch's inputs with what follows them in it (the labels), or None."""
+        """Each batch's inputs with what follows them in it (the labels), or None; not cut, for labels may be anything."""
+        for i, (inputs, labels) in enumerate(self._checked()):
+            if self.fixed is not None and inputs[0].shape[0] != self.fixed:
+                raise CalibrationError(
+                    f"labelled batch {i} has {inputs[0].shape[0]} images and the model takes {self.fixed}, its example's "
+                    f"number (batch=None); give batches of {self.fixed}, or batch=vitc.BatchRange()"
+                )
+            yield inputs, labels
+
+    def _checked(self) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
         count = 0
         first: torch.Tensor | None = None
         varies = False
@@ -99,6 +111,22 @@ class CalibrationStream:
         return tuple(tensors)
 
 
+def _recut(batches: Iterable[tuple[torch.Tensor, ...]], size: int) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Batches of `size`, the last one filled up with the first images."""
+    left: tuple[torch.Tensor, ...] = ()
+    first: tuple[torch.Tensor, ...] = ()
+    for batch in batches:
+        left = tuple(map(torch.cat, zip(left, batch, strict=True))) if left else batch
+        first = first or left
+        while left[0].shape[0] >= size:
+            yield tuple(t[:size] for t in left)
+            left = tuple(t[size:] for t in left)
+    missing = -left[0].shape[0] % size
+    if missing:
+        rounds = -(-missing // first[0].shape[0])
+        yield tuple(torch.cat([t, *[f] * rounds])[:size] for t, f in zip(left, first, strict=True))
+
+
 def _labels(raw: Any, inputs: int) -> Any:
     items = list(raw.values()) if isinstance(raw, Mapping) else list(raw) if isinstance(raw, (tuple, list)) else []
     return items[inputs] if len(items) > inputs else None
@@ -149,12 +177,13 @@ def calibration_stream(data: Any, program: Program) -> CalibrationStream:
     Raises CalibrationError for a path that is neither, and for images without a known preprocessing.
     """
     shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
+    fixed = None if program.batch is not None else program.example_inputs[0].shape[0]
     if not isinstance(data, (str, Path)):
-        return CalibrationStream(data, shapes)
+        return CalibrationStream(data, shapes, fixed=fixed)
     path = Path(data)
     if path.suffix == ".npy" and path.is_file():
         try:
-            return CalibrationStream(np.load(path, allow_pickle=False), shapes)
+            return CalibrationStream(np.load(path, allow_pickle=False), shapes, fixed=fixed)
         except (ValueError, EOFError) as error:
             raise CalibrationError(f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)") from error
     if not path.is_dir():
@@ -164,7 +193,7 @@ def calibration_stream(data: Any, program: Program) -> CalibrationStream:
             f"the model's config does not say how the images in {str(path)!r} are to be preprocessed; pass "
             "calibration=vitc.ImageFolder(folder, vitc.Preprocessing(size, mean, std)), or preprocessed arrays"
         )
-    return CalibrationStream(ImageFolder(path, program.preprocessing), shapes)
+    return CalibrationStream(ImageFolder(path, program.preprocessing), shapes, fixed=fixed)
 
 
 def _check_finite(tensor: torch.Tensor, index: int) -> None:

@@ -65,10 +65,11 @@ class ChannelStatistics:
         channels in units of their ranges). E[excess²] beyond a limit d above the maximum is 2 θ² exp(−d / θ).
         """
         high, low = self.highs[0], -self.lows[0]
+        share = 0.0
         if self.images > 1:
             spacings = torch.cat([high - self.highs[1], low + self.lows[1]]).mean()
             share = float(spacings / (high + low).mean().clamp_min(1e-30))
-        else:
+        if share == 0.0:  # one image, or the same one again
             share = _SPACING_OF_ONE_IMAGE
         excess = (share * (high + low)).clamp_min(1e-30)
         beyond = sum(torch.exp(-(limit - top).clamp_min(0) / excess) for top in (high, low))

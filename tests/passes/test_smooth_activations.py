@@ -139,6 +139,14 @@ def test_unseen_clipping_is_what_new_images_lose() -> None:
     assert 0.3 < low_side_too / float(lost) < 3
 
 
+def test_an_image_seen_twice_tells_no_more_of_others_than_once() -> None:
+    image = torch.randn(1, 4, 8, generator=torch.Generator().manual_seed(0))
+    once, twice = ChannelStatistics(), ChannelStatistics()
+    once.update(image, 1)
+    twice.update(image.repeat(2, 1, 1), 2)
+    assert twice.unseen_clipping(1.0, torch.ones(8)) == pytest.approx(once.unseen_clipping(1.0, torch.ones(8)) * 2 / 3)
+
+
 class TwoLayerHead(nn.Module):
     """A head of two linears on the first token, beside one on the second, added."""
 

@@ -70,3 +70,21 @@ def test_calibrators_on_a_long_tail() -> None:
     assert all(2 < limits[name] <= 60.0 for name in limits)
     exact = float((values.abs() - 4).clamp_min(0).square().sum())
     assert histogram.clipped(4.0) == pytest.approx(exact, rel=0.05)
+
+
+@pytest.mark.parametrize("sizes", [(1,), (2, 3), (4, 8), (7, 2, 1), (12,)])
+def test_batches_of_any_size_are_cut_to_the_one_that_the_model_takes(sizes: tuple[int, ...]) -> None:
+    images = torch.randn(sum(sizes), 3, 4, 4)
+    cut = [batch for (batch,) in CalibrationStream(list(images.split(list(sizes))), SHAPES, fixed=4)]
+    assert [len(batch) for batch in cut] == [4] * -(-len(images) // 4)
+    together = torch.cat(cut)
+    torch.testing.assert_close(together[: len(images)], images)
+    for filler in together[len(images) :]:
+        assert any(torch.equal(filler, image) for image in images)
+
+
+def test_labelled_batches_are_not_cut() -> None:
+    images, labels = torch.randn(5, 3, 4, 4), torch.arange(5)
+    stream = CalibrationStream([(images, labels)], SHAPES, fixed=2)
+    with pytest.raises(CalibrationError, match="labelled batch 0 has 5 images and the model takes 2, its example's number"):
+        list(stream.labelled())

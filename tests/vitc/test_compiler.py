@@ -60,6 +60,15 @@ def test_structure_comes_back() -> None:
     torch.testing.assert_close(out["b"][1][0], want["b"][1][0])
 
 
+@pytest.mark.parametrize("calibration", [IMAGES, IMAGES[:1], [IMAGES[:5], IMAGES[5:]]], ids=["fours", "one", "mixed"])
+def test_a_fixed_batch_is_calibrated_with_batches_of_any_size(model: torch.nn.Module, calibration: object) -> None:
+    made = vitc.plan(model, "orin", example_inputs=IMAGES[:3], calibration=calibration, batch=None)
+    assert made.program.stage == "quantized"
+    (out,) = made.program.run(IMAGES[:3])
+    with torch.no_grad():
+        assert torch.cosine_similarity(out.flatten(), model(IMAGES[:3]).flatten(), dim=0) > 0.98
+
+
 def test_int8_for_orin_has_plugins_and_smaller_weights(model: torch.nn.Module, tmp_path: Path) -> None:
     compiled = vitc.compile(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, dump=tmp_path)
     report = compiled.report()

@@ -153,6 +153,8 @@ CONTENDERS: dict[str, Quantise] = {
     "**vitc**, linears and attention (orin's default)": by_vitc("orin"),
     "**vitc**, linears, GPTQ": by_vitc("cpu", "smooth-activations{attention=false},quantize-int8{attention=false,rounding=gptq}"),
     "**vitc**, linears and attention, GPTQ": by_vitc("orin", "smooth-activations,quantize-int8{rounding=gptq}"),
+    "**vitc**, linears, AdaRound": by_vitc("cpu", "smooth-activations{attention=false},quantize-int8{attention=false,rounding=adaround}"),
+    "**vitc**, linears and attention, AdaRound": by_vitc("orin", "smooth-activations,quantize-int8{rounding=adaround}"),
     "plain minmax, linears": by_vitc("cpu", f"quantize-int8{{{MINMAX},attention=false}}"),
     "plain minmax, linears and attention": by_vitc("orin", f"quantize-int8{{{MINMAX}}}"),
     "NNCF, transformer": by_nncf(smooth=False),

@@ -16,16 +16,18 @@ from torch.fx import Node
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, constant, is_constant, module_path, shape_of
 from vitc.graph.nodes import sole_user, val
+from vitc.passes.quantization.blockwise import round_by_adaround
 from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
+from vitc.passes.quantization.layerwise import round_by_gptq
 from vitc.passes.quantization.placement import is_head
 from vitc.passes.quantization.ranges import Sites, choose_ranges, known, parts_of
-from vitc.passes.quantization.rounding import round_by_gptq
 from vitc.passes.quantization.scales import quantise_weight, step_of
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 aten, ops = torch.ops.aten, torch.ops.vitc
 _NO_AXIS = 0
+_ROUNDINGS = {"gptq": round_by_gptq, "adaround": round_by_adaround}
 
 
 @register_pass
@@ -34,7 +36,8 @@ class QuantizeInt8(Pass):
     """`calibrator`: how a tensor's range is chosen; auto takes, per tensor, the one with the least measured error.
     `correct_bias`: the mean error that a GEMM's weights make is taken out of its bias. `attention`: also the attention's own border
     (for the INT8 kernel). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those whose
-    attention multiplies by V in FP16. `rounding`: of the linears' weights; gptq chooses it on the layers' inputs.
+    attention multiplies by V in FP16. `rounding`: of the linears' weights; gptq chooses it layer by layer, adaround trains it block by
+    block.
     `convolutions`: also the patch embedding. `head`: also the classifier (its few FLOPs
     gain nothing). `seed`: of the samples of activations."""
 
@@ -49,7 +52,7 @@ class QuantizeInt8(Pass):
     head: bool = False
     skip: tuple[str, ...] = ()
     pv_fp16: tuple[str, ...] = ()
-    rounding: Literal["nearest", "gptq"] = "nearest"
+    rounding: Literal["nearest", "gptq", "adaround"] = "nearest"
     seed: int = 0
 
     def run(self, program: Program) -> Program:
@@ -128,7 +131,7 @@ class QuantizeInt8(Pass):
         copy, twins = sites.on_copy(program)
         gemms = {g.name: g for g in replace(self, rounding="nearest")._insert(copy, twins)}
         ordered = [gemms[n.name] for n in program.graph.nodes if n.name in linears]
-        offsets, lines = round_by_gptq(program, copy, ordered, self.seed)
+        offsets, lines = _ROUNDINGS[self.rounding](program, copy, ordered, self.seed)
         for line in lines:
             program = program.note(line)
         return program.calibrated({}, {f"{name}/rounding": value for name, value in offsets.items()})

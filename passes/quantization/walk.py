@@ -25,7 +25,7 @@ class Walk:
     @torch.no_grad()
     def advance(self, until: Node) -> list[dict[Node, Any]]:
         """Runs what stands before a node; of each batch, the values that are read from there on."""
-        stop = self._nodes.index(until, self._at)
+        stop = len(self._nodes) if until.op == "output" else self._nodes.index(until, self._at)
         passed = set(self._nodes[:stop])
         for i, values in enumerate(self._kept):
             self._runner.env = dict(values)

@@ -1,4 +1,5 @@
-"""rounding=gptq: against the best of all roundings, what it must leave alone, and its gain in a model."""
+"""Rounding of weights by gptq and adaround: against the best of all roundings, what they must leave alone, and their gain in
+a model."""
 
 from __future__ import annotations
 
@@ -14,9 +15,11 @@ from vitc.calibration import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, PipelineError
 from vitc.graph import constant
+from vitc.passes.quantization.adaround import SoftRounding
 from vitc.passes.quantization.gptq import gptq
-from vitc.passes.quantization.rounding import RoundingSample
+from vitc.passes.quantization.rounding_sample import RoundingSample
 from vitc.passes.quantization.scales import quantise_weight
+from vitc.passes.quantization.unrounded import Unrounded
 from vitc.passes.quantization.walk import Walk
 from vitc.program import Program
 
@@ -48,6 +51,20 @@ def test_gptq_comes_close_to_the_best_of_all_roundings() -> None:
     assert found.sum() < 3 * best.sum()
 
 
+def test_soft_rounding_starts_at_the_weight_and_ends_at_a_neighbour() -> None:
+    weight = _random(6, 40)
+    weight[3] = 0.0
+    _, steps = quantise_weight(weight)
+    soft = SoftRounding(weight, steps)
+    torch.testing.assert_close(soft.soft() * steps[:, None], weight, atol=1e-3, rtol=0)
+    assert ((soft.integers() * steps[:, None] - weight).abs() <= 1.001 * steps[:, None]).all()
+    assert float(soft.undecided(2.0)) > 0.1
+    with torch.no_grad():
+        soft.variable.copy_(100 * torch.sign(_random(6, 40, seed=1)))
+    assert float(soft.undecided(2.0)) == 0.0
+    torch.testing.assert_close(soft.soft(), soft.integers().float())
+
+
 def test_uncorrelated_inputs_are_rounded_to_the_nearest() -> None:
     weight = _random(16, 300)
     nearest, steps = quantise_weight(weight)
@@ -62,6 +79,19 @@ def test_dead_inputs_and_channels() -> None:
     assert not rounded[1].any()
     assert torch.equal(rounded[:, 7], nearest[:, 7])
     assert torch.equal(gptq(weight, steps, torch.zeros(200, 200)), nearest)
+
+
+def test_unrounded_is_the_graph_but_for_its_rounding() -> None:
+    """Rounding is a small part of the numbers, attention in INT8 included."""
+    torch.manual_seed(0)
+    program = through(_tiled(DigitsViT(dim=32, depth=1).eval()), "quantize-int8")
+    batch = _random(3, *SHAPE, seed=4)
+    inputs = {n: batch for n in program.graph.nodes if n.op == "placeholder"}
+    inside = [n for n in program.graph.nodes if n.op in ("get_attr", "call_function")]
+    (output,) = next(n for n in program.graph.nodes if n.op == "output").all_input_nodes
+    got, want = Unrounded(program.module).stretch(inside, inputs, {})[output], outputs(program, batch)
+    assert float((got - want).norm() / want.norm()) < 0.03
+    assert not torch.equal(got, want)
 
 
 @pytest.fixture(scope="module")
@@ -83,25 +113,29 @@ def _linears(program: Program) -> list[Node]:
     return [n for n in program.graph.nodes if n.target is torch.ops.aten.linear.default]
 
 
-def _exact_weights(quantised: Program, tiled: Program) -> Program:
-    """INT8 activations, weights and biases in floating point: what is left when no weight is rounded."""
-    program = quantised.fork()
-    for i, (new, old) in enumerate(zip(_linears(program), _linears(tiled), strict=True)):
-        with program.graph.inserting_before(new):
-            for j in (1, 2):
-                program.module.register_buffer(f"exact_{i}_{j}", constant(tiled.module, old.args[j]))
-                new.update_arg(j, program.graph.get_attr(f"exact_{i}_{j}"))
+def _only_weights(quantised: Program, tiled: Program) -> Program:
+    """The floating-point program with the weights and biases of the INT8 one."""
+    program = tiled.fork()
+    for i, (new, old) in enumerate(zip(_linears(program), _linears(quantised), strict=True)):
+        weight = old.args[1]
+        if weight.target is torch.ops.vitc.dequantize.default:
+            integers, steps = (constant(quantised.module, n) for n in weight.args[:2])
+            with program.graph.inserting_before(new):
+                for j, value in ((1, integers * steps[:, None]), (2, constant(quantised.module, old.args[2]))):
+                    program.module.register_buffer(f"int8_{i}_{j}", value)
+                    new.update_arg(j, program.graph.get_attr(f"int8_{i}_{j}"))
     program.module.recompile()
     return program
 
 
-def test_the_weights_share_of_the_models_error_falls(model: DigitsViT) -> None:
+@pytest.mark.parametrize("rounding", ["gptq", "adaround"])
+def test_the_weights_share_of_the_models_error_falls(rounding: str, model: DigitsViT) -> None:
     tiled, images = _tiled(model), _random(64, *SHAPE, seed=2)
     plain = through(tiled, "quantize-int8{attention=false}")
-    rounded = through(tiled, "quantize-int8{attention=false,rounding=gptq}")
-    want = outputs(_exact_weights(plain, tiled), images)
-    before, after = (float((outputs(p, images) - want).square().sum()) for p in (plain, rounded))
-    assert after < 0.6 * before
+    rounded = through(tiled, f"quantize-int8{{attention=false,rounding={rounding}}}")
+    want = outputs(tiled, images)
+    before, after = (float((outputs(_only_weights(p, tiled), images) - want).square().sum()) for p in (plain, rounded))
+    assert after < 0.5 * before
 
 
 def test_integers_change_and_scales_stay(model: DigitsViT) -> None:
@@ -129,9 +163,25 @@ def test_the_bias_belongs_to_the_rounded_weight(model: DigitsViT) -> None:
     assert not all(torch.equal(value, plain[name]) for name, value in corrected.items())
 
 
-def test_the_same_seed_gives_the_same_integers(model: DigitsViT) -> None:
-    first, second = (_weights(through(_tiled(model), GPTQ)) for _ in range(2))
+@pytest.mark.parametrize("rounding", ["gptq", "adaround"])
+def test_the_same_seed_gives_the_same_integers(rounding: str, model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitc.passes.quantization.blockwise._STEPS", 20)
+    first, second = (_weights(through(_tiled(model), f"quantize-int8{{rounding={rounding}}}")) for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
+
+
+def test_adaround_says_for_each_block_what_it_gained(model: DigitsViT) -> None:
+    program = through(_tiled(model), "smooth-activations,quantize-int8{rounding=adaround}")
+    lines = [note for note in program.journal[-1].notes if "rounded" in note]
+    assert [line.split(":")[0] for line in lines] == ["blocks.0", "blocks.1"]
+    assert all("4 linears rounded by AdaRound, error ×0." in line for line in lines)
+
+
+def test_a_block_that_gains_nothing_is_rounded_to_the_nearest(model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vitc.passes.quantization.blockwise._RATE", 100.0)  # it only goes astray
+    rounded, plain = (through(_tiled(model), f"quantize-int8{{rounding={name}}}") for name in ("adaround", "nearest"))
+    assert [note for note in rounded.journal[-1].notes if note.startswith("blocks.0")] == ["blocks.0: rounded to the nearest"]
+    torch.testing.assert_close(outputs(rounded), outputs(plain), atol=0, rtol=0)
 
 
 def test_one_image_is_enough_to_go_on(model: DigitsViT) -> None:
@@ -139,7 +189,7 @@ def test_one_image_is_enough_to_go_on(model: DigitsViT) -> None:
 
 
 def test_the_images_are_a_bounded_sample(model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitc.passes.quantization.rounding._TOKENS", 17 * 12)
+    monkeypatch.setattr("vitc.passes.quantization.rounding_sample._TOKENS", 17 * 12)
     sample = RoundingSample(_tiled(model, count=40), seed=0)
     assert sample.images.seen == 40
     assert sum(batch[0].shape[0] for batch in sample.batches) <= max(12, sample.images.chunk)
@@ -161,7 +211,7 @@ def test_a_walk_keeps_what_is_read_ahead_only(model: DigitsViT) -> None:
 
 
 def test_refusals(model: DigitsViT) -> None:
-    with pytest.raises(PipelineError, match="unknown value of option 'rounding' .* 'gtpq'.* known: gptq, nearest"):
+    with pytest.raises(PipelineError, match="unknown value of option 'rounding' .* 'gtpq'.* known: adaround, gptq, nearest"):
         through(_tiled(model), "quantize-int8{rounding=gtpq}")
     known = through(_tiled(model), "quantize-int8")
     blind = _tiled(model).evolve(calibration=None).calibrated(known.ranges, known.vectors)

@@ -1,0 +1,59 @@
+"""The images that a rounding of weights is found on, and those that judge it.
+
+They are a bounded sample of the calibration stream; three of four find, the others judge. Tokens count by how much an error
+there moves the model's outputs (importance.py): without that the class token, which is all that a head reads, would count
+like any patch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from vitc.passes.quantization.importance import ProbeImages
+from vitc.passes.quantization.observe import observe
+from vitc.program import Program
+
+#: Tokens' worth of images that the moments are taken from, and images at most.
+_TOKENS, _MOST = 16384, 1024
+#: Every fourth image judges.
+_HELD_OUT = 4
+
+
+class RoundingSample:
+    """Images of the calibration stream in batches, and which of them judge (bool [images] a batch)."""
+
+    def __init__(self, program: Program, seed: int) -> None:
+        self.images = ProbeImages(program, seed, _TOKENS, _MOST)
+        observe(program, self.images.observers())
+        self.batches = list(self.images.batches())
+        count = sum(batch[0].shape[0] for batch in self.batches)
+        judges = torch.arange(count) % _HELD_OUT == _HELD_OUT - 1
+        self._judges = list(judges.split([batch[0].shape[0] for batch in self.batches]))
+        #: With too few images the same ones find and judge.
+        self.divided = bool(judges.any())
+
+    @property
+    def finders(self) -> list[Tensor]:
+        """Which images find the rounding (bool [images] a batch)."""
+        return [~judges if self.divided else torch.ones_like(judges) for judges in self._judges]
+
+    @property
+    def judges(self) -> list[Tensor]:
+        return self._judges if self.divided else self.finders
+
+    def token_gains(self, nodes: Sequence[Node]) -> dict[str, list[Tensor]]:
+        """By node, what a squared error of a token adds to the outputs' squared error: [images, tokens] a batch, of mean 1.
+        A node without influence on the outputs has ones."""
+        found: dict[str, list[Tensor]] = {n.name: [] for n in nodes}
+        for count, chunk in self.images.gradients(list(nodes)):
+            for node in nodes:
+                gradient = chunk[node][1].float()
+                found[node.name].append(gradient.reshape(count, -1, gradient.shape[-1]).square().sum(-1))
+        for name, gains in found.items():
+            mean = float(torch.cat(gains).mean())
+            found[name] = [g / mean if mean > 0 else torch.ones_like(g) for g in gains]
+        return found

@@ -58,10 +58,10 @@ def test_soft_rounding_starts_at_the_weight_and_ends_at_a_neighbour() -> None:
     soft = SoftRounding(weight, steps)
     torch.testing.assert_close(soft.soft() * steps[:, None], weight, atol=1e-3, rtol=0)
     assert ((soft.integers() * steps[:, None] - weight).abs() <= 1.001 * steps[:, None]).all()
-    assert float(soft.undecided(2.0)) > 0.1
+    assert soft.undecided(2.0).item() > 0.1
     with torch.no_grad():
         soft.variable.copy_(100 * torch.sign(_random(6, 40, seed=1)))
-    assert float(soft.undecided(2.0)) == 0.0
+    assert soft.undecided(2.0).item() == 0.0
     torch.testing.assert_close(soft.soft(), soft.integers().float())
 
 

@@ -60,13 +60,14 @@ class Mixes:
             "score": "evaluate" if evaluate else "agreement with floating point",
         }
         ask = evaluate or (lambda model: _same_answers(self._start, model, stream))
+        journal = SearchJournal(resume, identity)
         found = search(
             Measure(split, blocks, _IMAGES),
             blocks,
-            split.saved_ms(by_block),
+            journal.ask("ms that INT8 saves", lambda: split.saved_ms(by_block)),  # a CPU's are measured, and vary
             lambda mix: score_of(ask, self._model(mix)[0]),
             max_drop,
-            SearchJournal(resume, identity),
+            journal,
         )
         self._ledger = found.ledger
         model, plan = self._model(found.quantize)

@@ -13,7 +13,8 @@ from torch.fx import Node
 
 from vitc.analysis import op_costs
 from vitc.cost import block_of, predict
-from vitc.errors import CalibrationError, PipelineError, TargetError
+from vitc.cost.machine import measured_here
+from vitc.errors import CalibrationError, MissingDependencyError, PipelineError, TargetError
 from vitc.graph import module_path
 from vitc.mixed.prefix import Prefixes
 from vitc.mixed.records import SensitivityRow
@@ -49,10 +50,13 @@ class Split:
         return run_pipeline(self.program, [*([quantize] if quantize else []), *self.after])
 
     def saved_ms(self, key: Callable[[str], str]) -> dict[str, float] | None:
-        """Predicted ms that INT8 saves, by block or layer; None where the target has no figures to predict from."""
+        """Predicted ms that INT8 saves, by block or layer, on a CPU from rates measured here; None where the target has no
+        figures to predict from, or no CPU engine is there to be measured."""
+        target = self.program.target
         try:
-            times = [predict(op_costs(self.finish(q)), self.program.target) for q in (None, self.quantize)]
-        except TargetError:
+            known = measured_here(target) if target.kind == "cpu" else target
+            times = [predict(op_costs(self.finish(q)), known) for q in (None, self.quantize)]
+        except (TargetError, MissingDependencyError):
             return None
         saved: dict[str, float] = {}
         for sign, prediction in zip((1, -1), times, strict=True):

@@ -130,6 +130,25 @@ def test_a_killed_search_goes_on_to_the_same_result(model: torch.nn.Module, tmp_
     assert files[0] == files[1]
 
 
+def test_on_a_cpu_the_ledger_has_milliseconds_by_measured_rates(
+    model: torch.nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def rates(factor: float) -> None:
+        tera = {"fp32_tflops": 0.1 * factor, "fp16_tflops": 0.1 * factor, "int8_tops": 0.4 * factor}
+        known = lambda target: target.with_measured(**tera, memory_gbs=20.0, source="a test")  # noqa: E731
+        monkeypatch.setattr("vitc.mixed.measure.measured_here", known)
+
+    def ledger(factor: float) -> Any:
+        rates(factor)
+        options = {"example_inputs": IMAGES[:2], "calibration": IMAGES, "quantize": "int8", "max_drop": 0.5}
+        return vitc.compile(model, "cpu", resume=tmp_path, **options).report().ledger
+
+    first = ledger(1.0)
+    assert all(entry.saved_ms > 0 for entry in first.entries)
+    assert "ms saved" in first.text()
+    assert ledger(2.0) == first  # a search that goes on keeps the rates that it began with
+
+
 def test_a_journal_of_another_search_is_refused(model: torch.nn.Module, tmp_path: Path) -> None:
     _compile(model, max_drop=0.0, resume=tmp_path)
     with pytest.raises(InputError, match=r"belongs to another search: max_drop is 0.0 there and 0.1 here"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,7 +31,9 @@ from vitc.report import Report
 if TYPE_CHECKING:
     from vitc.lowering.tensorrt.engine import Engine as TensorRtEngine
 
-Quantize = Literal["auto", "int8"] | None
+#: 'auto', 'int8', None, or the text of the pass with its options.
+Quantize = str | None
+_INT8 = "quantize-int8"
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Choices:
     pipeline: str | Sequence[Pass] | None = None
 
     def __post_init__(self) -> None:
-        if self.quantize not in ("auto", "int8", None):
-            raise InputError(f"quantize must be 'auto', 'int8' or None, got {self.quantize!r}")
+        if self.quantize not in ("auto", "int8", None) and not self.int8_options:
+            raise InputError(f"quantize must be 'auto', 'int8', None or '{_INT8}{{option=value,…}}', got {self.quantize!r}")
         if self.attention not in ("exact", "window") and not self.attention.startswith("window-attention"):
             raise InputError(f"attention must be 'exact', 'window' or the text of a pass, got {self.attention!r}")
 
@@ -83,6 +85,20 @@ class Choices:
         if self.pipeline is None:
             return None
         return parse_pipeline(self.pipeline) if isinstance(self.pipeline, str) else tuple(self.pipeline)
+
+    @property
+    def int8_options(self) -> bool:
+        """Whether `quantize` is the text of the one pass. Raises PipelineError for options that it has not."""
+        if self.quantize is None or not self.quantize.startswith(_INT8):
+            return False
+        return [item.name for item in parse_pipeline(self.quantize)] == [_INT8]
+
+    @property
+    def int8(self) -> str | None:
+        """The text of quantize-int8, None for no INT8."""
+        if self.quantize is None:
+            return None
+        return self.quantize if self.int8_options else _INT8
 
     @property
     def lossy_attention(self) -> Pass | None:
@@ -96,8 +112,8 @@ def make_plan(
     original: Program, program: Program, calibration: Any, choices: Choices, instruments: Sequence[Instrument] = ()
 ) -> Plan:
     """`original` is what was captured; `program` is where the passes begin: the same, or pruned already."""
-    if choices.quantize == "int8" and calibration is None and choices.passes is None:
-        raise CalibrationError("quantize='int8' needs calibration=images, a tensor or an iterable of batches")
+    if choices.quantize not in ("auto", None) and calibration is None and choices.passes is None:
+        raise CalibrationError(f"quantize={choices.quantize!r} needs calibration=images, a tensor or an iterable of batches")
     if calibration is not None:
         stream = calibration_stream(calibration, program)
         program = program.evolve(calibration=stream, samples=program.samples or Samples(stream))
@@ -106,7 +122,7 @@ def make_plan(
     else:
         structure = structure_passes(attention=choices.lossy_attention)
         tiled = run_pipeline(program, structure[len(CANONICAL) if program.journal else 0 :], instruments)
-        int8 = choices.quantize is not None and calibration is not None
+        int8 = choices.int8 if calibration is not None else None
         after = run_pipeline(tiled, precision_passes(tiled.target, int8, _int8_attention(tiled)), instruments)
     model = lower(after)
     matches = match(model.proto)

@@ -12,7 +12,7 @@ import torch
 
 import vitc
 from vitc.demo.digits import DigitsViT
-from vitc.errors import CalibrationError, CaptureError, InputError, TargetError
+from vitc.errors import CalibrationError, CaptureError, InputError, PipelineError, TargetError
 
 IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -58,6 +58,17 @@ def test_structure_comes_back() -> None:
     assert list(out) == ["a", "b", "none"]
     assert out["none"] is None
     torch.testing.assert_close(out["b"][1][0], want["b"][1][0])
+
+
+def test_quantize_takes_options_of_the_pass(model: torch.nn.Module) -> None:
+    made = vitc.plan(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, quantize="quantize-int8{rounding=gptq}")
+    assert "smooth-activations,quantize-int8{rounding=gptq},to-fp16" in made.report.pipeline
+    with pytest.raises(PipelineError, match="unknown option of pass 'quantize-int8' 'rouding'"):
+        vitc.plan(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, quantize="quantize-int8{rouding=gptq}")
+    with pytest.raises(InputError, match="quantize must be 'auto', 'int8', None or 'quantize-int8"):
+        vitc.plan(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, quantize="quantize-int8,to-fp16")
+    with pytest.raises(CalibrationError, match=r"quantize='quantize-int8\{head=true\}' needs calibration=images"):
+        vitc.plan(model, "orin", example_inputs=IMAGES[:2], quantize="quantize-int8{head=true}")
 
 
 @pytest.mark.parametrize("calibration", [IMAGES, IMAGES[:1], [IMAGES[:5], IMAGES[5:]]], ids=["fours", "one", "mixed"])

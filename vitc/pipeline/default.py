@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from vitc.pipeline.base import Pass
@@ -40,18 +41,18 @@ def structure_passes(prune: Pass | None = None, attention: Pass | None = None) -
     )
 
 
-def precision_passes(target: Target, int8: bool, int8_attention: bool) -> tuple[Pass, ...]:
-    """tiled → what the target computes with. `int8_attention`: its engine takes attention in INT8."""
-    names = []
-    if int8:
-        border = "" if int8_attention else "{attention=false}"
-        names.append(f"smooth-activations{border}")  # before the ranges are measured: it changes them
-        names.append(f"quantize-int8{border}")
-    if target.default_precision == "fp16":
-        names.append("to-fp16")
-    return parse_pipeline(",".join(names))
+def precision_passes(target: Target, quantize: str | None, int8_attention: bool) -> tuple[Pass, ...]:
+    """tiled → what the target computes with. `quantize`: the text of quantize-int8 with its options, None for no INT8.
+    `int8_attention`: the target's engine takes attention in INT8."""
+    passes: tuple[Pass, ...] = ()
+    if quantize is not None:
+        # Smoothing stands before the ranges are measured: it changes them.
+        passes = parse_pipeline(f"smooth-activations,{quantize}")
+        if not int8_attention:
+            passes = tuple(replace(item, attention=False) for item in passes)  # type: ignore[type-var]
+    return (*passes, *parse_pipeline("to-fp16" if target.default_precision == "fp16" else ""))
 
 
 def default_pipeline(target: Target, int8: bool) -> tuple[Pass, ...]:
     """The passes for a target; on a CPU for its library engines, which have no INT8 attention."""
-    return (*structure_passes(), *precision_passes(target, int8, target.kind != "cpu"))
+    return (*structure_passes(), *precision_passes(target, "quantize-int8" if int8 else None, target.kind != "cpu"))

@@ -11,8 +11,10 @@ Layouts, names and fields are those of kernels/vit_attention.toml.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,19 @@ from vitc.kernels.fields import AttentionFields, split_scales
 from vitc.kernels.launch import shared_launch
 
 INT8_MIN, INT8_MAX = -128, 127
+
+
+def _by_threads(fields: AttentionFields, inputs: list[Any]) -> Any:
+    """The kernel's reference, the images of a batch shared among torch's number of threads: each image is on its own, and
+    NumPy lets others run while it computes."""
+    images, shared = inputs[0].shape[0], inputs[-1:] if fields.has_bias else []
+    workers = min(torch.get_num_threads(), images)
+    if workers == 1 or (shared and shared[0].shape[0] > 1):
+        return reference.attention(fields, inputs)
+    own = inputs[: len(inputs) - len(shared)]
+    parts = [list(part) + shared for part in zip(*(np.array_split(t, workers) for t in own), strict=True)]
+    with ThreadPoolExecutor(workers) as pool:
+        return np.concatenate(list(pool.map(lambda part: reference.attention(fields, part), parts)))
 
 
 def _heads_first(t: Tensor, num_heads: int, head_dim: int) -> Tensor:
@@ -203,7 +218,7 @@ def attention_int8(
     """
     fields = attention_fields(bias, num_heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale)
     given = [t.detach().numpy() for t in (q, k, v, bias) if t is not None]
-    out = torch.from_numpy(reference.attention(fields, given))
+    out = torch.from_numpy(_by_threads(fields, given))
     return out if fields.int8_out else out.to(out_dtype)
 
 

@@ -113,3 +113,22 @@ def test_attention_s_derivative_is_autograd_s_through_the_formula(layout: str, b
     weights = torch.randn_like(out)
     got, want = (torch.autograd.grad((x * weights).sum(), leaves) for x in (out, formula))
     torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("bias", [None, torch.randn(1, 2, 5, 5, generator=torch.Generator().manual_seed(1))])
+def test_the_number_of_threads_changes_no_bit_of_attention_int8(bias: torch.Tensor | None) -> None:
+    generator, threads = torch.Generator().manual_seed(0), torch.get_num_threads()
+    q, k, v = (torch.randint(-127, 128, (3, 5, 16), generator=generator, dtype=torch.int8) for _ in range(3))
+    found = []
+    try:
+        for count in (1, 2, 8):
+            torch.set_num_threads(count)
+            scales = [0.02, 0.02, 0.02]
+            found.append(
+                torch.ops.vitc.attention_int8(q, k, v, bias, 2, 8, 0.35, "bnhd", 16, 16, "int8", scales, 0.01, torch.float32)
+            )
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0].unique().numel() > 10
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])

@@ -12,7 +12,7 @@ from torch.fx import Node
 from vitc.cost import block_of
 from vitc.graph import Rewriter
 from vitc.graph.nodes import is_tensor, module_path, same_shape, shape_of
-from vitc.passes.pruning.flow import Flow
+from vitc.passes.pruning.flow import Flow, Source
 from vitc.passes.pruning.groups import Group
 from vitc.program import Program
 
@@ -49,20 +49,25 @@ def find_blocks(program: Program) -> list[Block]:
 def block_groups(program: Program, flow: Flow) -> list[Group]:
     """Groups of kind 'blocks': one unit is a block, its features all that are made inside of it. Blocks with other numbers of
     features are in other groups."""
-    inside: dict[str, list[int]] = {b.path: [] for b in find_blocks(program)}
-    made_by: dict[str, list[Node]] = {path: [] for path in inside}
+    inside: dict[str, list[Source]] = {b.path: [] for b in find_blocks(program)}
     for source in flow.sources:
         path = block_of(module_path(source.node))
         if path in inside:
-            inside[path] += range(source.first, source.first + source.width)
-            made_by[path].append(source.node)
+            inside[path].append(source)
     by_size: dict[int, list[str]] = {}
-    for path, features in inside.items():
-        by_size.setdefault(len(features), []).append(path)
+    for path, sources in inside.items():
+        by_size.setdefault(sum(s.width for s in sources), []).append(path)
     return [
-        Group(f"{paths[0]}:blocks", "blocks", torch.tensor([inside[p] for p in paths]), tuple(made_by[paths[0]]), (), width=0)
-        for paths in by_size.values()
-        if len(paths) > 1 and inside[paths[0]]
+        Group(
+            f"{paths[0]}:blocks",
+            "blocks",
+            torch.stack([torch.cat([torch.arange(s.first, s.first + s.width) for s in inside[path]]) for path in paths]),
+            tuple(s.node for s in inside[paths[0]]),
+            readers=(),
+            width=0,
+        )
+        for size, paths in by_size.items()
+        if len(paths) > 1 and size
     ]
 
 
@@ -72,7 +77,7 @@ def bypass(program: Program, group: Group, flow: Flow, units: Collection[int]) -
     by_path = {b.path: b for b in find_blocks(program)}
     for unit in units:
         first = int(group.units[unit][0])
-        block = by_path[block_of(module_path(flow.sources[flow.source_index(first)].node))]
+        block = by_path[block_of(module_path(flow.sources[int(flow.made_by[first])].node))]
         block.result.replace_all_uses_with(block.entry)
     rewriter.finish()
 

@@ -7,8 +7,7 @@ attention. Features are numbered; each layer has a consecutive range. Following 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 import networkx as nx
@@ -18,7 +17,7 @@ from torch.fx import Node
 from vitc.passes.pruning.tags import NOBODY, core
 
 Role = Literal["qk", "v", "whole"]
-_ROLES: tuple[Role, ...] = ("qk", "v", "whole")
+ROLES: tuple[Role, ...] = ("qk", "v", "whole")
 
 
 @dataclass(frozen=True)
@@ -30,45 +29,72 @@ class Source:
     width: int
 
 
-@dataclass
 class Flow:
     """What was found out about the features of one program.
 
-    `tags`: the tags of each node's result. `columns`: layer → the feature that each of its input columns reads.
-    `ties`: pairs of features that can only go together. `parent`: feature → the head it is inside of; `role`: as what.
-    The masks mark features that are added to others on a residual stream (`summed`), that a normalisation takes its
-    statistics over (`normed`), and that meet a weight of their own index (`indexed`). `frozen`: feature → reason number.
-    `joins`: the sources as a graph, an edge where they are tied, with the node that ties them.
+    `count` features, made by `sources`. `tags`: the tags of each node's result. `columns`: layer → the feature that each of its
+    input columns reads. `ties`: pairs of features that can only go together; `joins`: the sources as a graph, an edge where
+    they are tied, with the node that ties them. `reasons`: why features are frozen.
     """
 
-    sources: list[Source] = field(default_factory=list)
-    tags: dict[Node, torch.Tensor | tuple[torch.Tensor, ...]] = field(default_factory=dict)
-    columns: dict[Node, torch.Tensor] = field(default_factory=dict)
-    ties: list[tuple[torch.Tensor, torch.Tensor]] = field(default_factory=list)
-    joins: nx.Graph = field(default_factory=nx.Graph)
-    reasons: list[str] = field(default_factory=list)
-    count: int = 0
+    def __init__(self) -> None:
+        self.sources: list[Source] = []
+        self.tags: dict[Node, torch.Tensor | tuple[torch.Tensor, ...]] = {}
+        self.columns: dict[Node, torch.Tensor] = {}
+        self.ties: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.joins = nx.Graph()
+        self.reasons: list[str] = []
+        self.count = 0
+        # A row of each for every property below, with room for features to come.
+        self._numbers = torch.empty(4, 0, dtype=torch.int32)
+        self._masks = torch.empty(3, 0, dtype=torch.bool)
 
-    def __post_init__(self) -> None:
-        self.parent = torch.empty(0, dtype=torch.int32)
-        self.frozen = torch.empty(0, dtype=torch.int32)
-        self.role = torch.empty(0, dtype=torch.int8)
-        self.summed, self.normed, self.indexed = (torch.empty(0, dtype=torch.bool) for _ in range(3))
+    @property
+    def made_by(self) -> torch.Tensor:
+        """[features]: the position in `sources` of the one that makes a feature."""
+        return self._numbers[0, : self.count]
+
+    @property
+    def parent(self) -> torch.Tensor:
+        """[features]: the head that a feature is inside of, or NOBODY."""
+        return self._numbers[1, : self.count]
+
+    @property
+    def role(self) -> torch.Tensor:
+        """[features]: what a feature is inside of its head, as a position in `ROLES`, or NOBODY."""
+        return self._numbers[2, : self.count]
+
+    @property
+    def frozen(self) -> torch.Tensor:
+        """[features]: the position in `reasons` of why a feature may not go, or NOBODY."""
+        return self._numbers[3, : self.count]
+
+    @property
+    def summed(self) -> torch.Tensor:
+        """[features]: whether a feature is added to others on a residual stream."""
+        return self._masks[0, : self.count]
+
+    @property
+    def normed(self) -> torch.Tensor:
+        """[features]: whether a normalisation takes its statistics over a feature."""
+        return self._masks[1, : self.count]
+
+    @property
+    def indexed(self) -> torch.Tensor:
+        """[features]: whether a feature meets a weight of its own index."""
+        return self._masks[2, : self.count]
 
     def number(self, node: Node, width: int) -> torch.Tensor:
         """The tags of `width` new features made by `node`, [width]."""
-        self.sources.append(Source(node, self.count, width))
-        numbers = torch.arange(self.count, self.count + width, dtype=torch.int32)
-        self.count += width
-        for name, fill in (("parent", NOBODY), ("frozen", NOBODY), ("role", NOBODY), ("summed", 0), ("normed", 0), ("indexed", 0)):
-            old = getattr(self, name)
-            setattr(self, name, torch.cat([old, old.new_full((width,), fill)]))
-        self.joins.add_node(len(self.sources) - 1)
-        return numbers
-
-    def source_index(self, feature: int) -> int:
-        """The position in `sources` of the one that makes a feature."""
-        return bisect_right(self.sources, feature, key=lambda s: s.first) - 1
+        first, self.count = self.count, self.count + width
+        missing = self.count - self._masks.shape[1]
+        if missing > 0:  # twice the room, so that the rows are copied a few times and not once a layer
+            self._numbers = torch.nn.functional.pad(self._numbers, (0, missing + self.count), value=NOBODY)
+            self._masks = torch.nn.functional.pad(self._masks, (0, missing + self.count))
+        self.made_by[first:] = len(self.sources)
+        self.joins.add_node(len(self.sources))
+        self.sources.append(Source(node, first, width))
+        return torch.arange(first, self.count, dtype=torch.int32)
 
     def tie(self, a: torch.Tensor, b: torch.Tensor, at: Node) -> None:
         """The features in equal places of `a` and `b` go together."""
@@ -76,31 +102,22 @@ class Flow:
         differ = (a != b) & (a != NOBODY) & (b != NOBODY)
         if not bool(differ.any()):
             return
-        pairs = torch.stack([a[differ], b[differ]], 1).unique(dim=0)
-        self.ties.append((pairs[:, 0].long(), pairs[:, 1].long()))
-        ends = torch.tensor([s.first for s in self.sources[1:]], dtype=torch.int32)
-        for x, y in torch.bucketize(pairs, ends, right=True).unique(dim=0).tolist():
-            if not self.joins.has_edge(x, y):
-                self.joins.add_edge(x, y, at=at)
+        left, right = _pairs(a[differ], b[differ])
+        self.ties.append((left, right))
+        for edge in zip(*(ends.tolist() for ends in _pairs(self.made_by[left], self.made_by[right])), strict=True):
+            if edge not in self.joins.edges:
+                self.joins.add_edge(*edge, at=at)
 
     def contain(self, inner: torch.Tensor, heads: torch.Tensor, role: Role, at: Node) -> None:
         """The features `inner` exist only inside the heads in equal places; both may be of any broadcastable shape."""
         inner, heads = torch.broadcast_tensors(core(inner), core(heads))
-        pairs = torch.stack([inner.flatten(), heads.flatten()], 1).unique(dim=0)
-        pairs = pairs[(pairs != NOBODY).all(1) & (pairs[:, 0] != pairs[:, 1])]
-        inside, outside = pairs[:, 0].long(), pairs[:, 1]
+        real = (inner != NOBODY) & (heads != NOBODY) & (inner != heads)
+        inside, outside = _pairs(inner[real], heads[real])
         known = self.parent[inside]
         self.tie(torch.where(known == NOBODY, outside, known), outside, at)
-        self.parent[inside] = torch.where(known == NOBODY, outside, known)
-        number = _ROLES.index(role)
-        was = self.role[inside]
-        mixed = (was != NOBODY) & (was != number)
-        self.role[inside] = torch.where(mixed, _ROLES.index("whole"), number).to(torch.int8)
-
-    def role_of(self, feature: int) -> Role | None:
-        """What a feature is inside of its head; None if it is in none."""
-        number = int(self.role[feature])
-        return None if number == NOBODY else _ROLES[number]
+        self.parent[inside] = torch.where(known == NOBODY, outside.int(), known)
+        number, was = ROLES.index(role), self.role[inside]
+        self.role[inside] = torch.where((was != NOBODY) & (was != number), ROLES.index("whole"), number).int()
 
     def freeze(self, tags: torch.Tensor | tuple[torch.Tensor, ...] | None, reason: str) -> None:
         """None of the features may go, for the reason; an earlier reason stays."""
@@ -121,3 +138,9 @@ class Flow:
 def _features(tags: torch.Tensor) -> torch.Tensor:
     found = core(tags).unique().long()
     return found[found != NOBODY]
+
+
+def _pairs(a: torch.Tensor, b: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The different pairs of numbers from 0 on in equal places of `a` and `b`, sorted, int64."""
+    both = ((a.long() << 32) | b.long()).unique()
+    return both >> 32, both & 0xFFFFFFFF

@@ -29,8 +29,7 @@ import vitc
 WIDTH, DEPTH = 64, 4
 EPOCHS = 8
 SEEDS = (0, 1, 2)
-#: The taught student learns the teacher's outputs only. A stage on features spends passes that leave the head untrained: with
-#: one of four passes for it, and a teacher no better than the student, the taught student lost eight points.
+#: The taught student learns the teacher's outputs only: a stage on features spends passes that leave the head untrained.
 STAGES = (vitc.Logits(epochs=EPOCHS, rate=2e-3, temperature=2.0, soft=0.9),)
 
 

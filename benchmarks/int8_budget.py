@@ -15,11 +15,11 @@ import multiprocessing
 import resource
 import tempfile
 import time
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from machine import stamp
 
 import vitc
 
@@ -81,8 +81,9 @@ def main() -> None:
             process.join()
         same = rows["resumed"][3:] == rows["uninterrupted"][3:]
     print("# The INT8 budget search\n")
-    print(f"{date.today()}, {args.model}, random weights, {IMAGES} calibration images, target orin, ", end="")
-    print(f"max_drop={args.max_drop:g}, {torch.get_num_threads()} threads; `python benchmarks/int8_budget.py`\n")
+    print(stamp("int8_budget.py", "torch", "timm"))
+    print(f"{args.model}, random weights, {IMAGES} calibration images, target orin, ", end="")
+    print(f"max_drop={args.max_drop:g}, {torch.get_num_threads()} threads.\n")
     print("| | wall, s | CPU, s | peak memory, GiB |\n|---|---|---|---|")
     for name, (wall, cpu, peak, _, _) in rows.items():
         label = f"{name} after a kill at {kept} answers" if name == "resumed" else name

@@ -76,7 +76,7 @@ class Choices:
     def __post_init__(self) -> None:
         if self.quantize not in ("auto", "int8", None) and not self.int8_options:
             raise InputError(f"quantize must be 'auto', 'int8', None or '{_INT8}{{option=value,…}}', got {self.quantize!r}")
-        if self.attention not in ("exact", "window") and not self.attention.startswith("window-attention"):
+        if self.attention not in ("exact", "window") and not str(self.attention).startswith("window-attention"):
             raise InputError(f"attention must be 'exact', 'window' or the text of a pass, got {self.attention!r}")
 
     @property
@@ -89,7 +89,7 @@ class Choices:
     @property
     def int8_options(self) -> bool:
         """Whether `quantize` is the text of the one pass. Raises PipelineError for options that it has not."""
-        if self.quantize is None or not self.quantize.startswith(_INT8):
+        if not isinstance(self.quantize, str) or not self.quantize.startswith(_INT8):
             return False
         return [item.name for item in parse_pipeline(self.quantize)] == [_INT8]
 

@@ -34,12 +34,11 @@ _ROUNDINGS = {"gptq": round_by_gptq, "adaround": round_by_adaround}
 @dataclass(frozen=True)
 class QuantizeInt8(Pass):
     """`calibrator`: how a tensor's range is chosen; auto takes, per tensor, the one with the least measured error.
-    `correct_bias`: the mean error that a GEMM's weights make is taken out of its bias. `attention`: also the attention's own border
-    (for the INT8 kernel). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those whose
-    attention multiplies by V in FP16. `rounding`: of the linears' weights; gptq chooses it layer by layer, adaround trains it block by
-    block.
-    `convolutions`: also the patch embedding. `head`: also the classifier (its few FLOPs
-    gain nothing). `seed`: of the samples of activations."""
+    `correct_bias`: the mean error that a GEMM's weights make is taken out of its bias. `attention`: also the attention's own
+    border (for the INT8 kernel). `convolutions`: also the patch embedding. `head`: also the classifier (its few FLOPs gain
+    nothing). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those whose attention multiplies
+    by V in FP16. `rounding`: of the linears' weights; gptq chooses it layer by layer, adaround trains it block by block.
+    `seed`: of the samples of activations."""
 
     name = "quantize-int8"
     needs = "tiled"

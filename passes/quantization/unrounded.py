@@ -3,12 +3,10 @@ left, and everything has a derivative."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.fx import Node
 
 from vitc.passes.quantization.observe import FastInterpreter, fused_attention
 
@@ -16,14 +14,7 @@ ops = torch.ops.vitc
 
 
 class Unrounded(FastInterpreter):
-    """Runs nodes from known values on."""
-
-    def stretch(self, nodes: Sequence[Node], values: Mapping[Node, Any], instead: Mapping[Node, Tensor]) -> dict[Node, Any]:
-        """All values after the nodes have run on `values`; `instead`: what some of the nodes give."""
-        self.env = dict(values)
-        for node in nodes:
-            self.env[node] = instead[node] if node in instead else self.run_node(node)
-        return self.env
+    """Computes a quantised graph's nodes that way."""
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is ops.quantize.default:

@@ -17,7 +17,7 @@ class Walk:
 
     def __init__(self, module: GraphModule, batches: Sequence[tuple[Tensor, ...]]) -> None:
         self._runner = FastInterpreter(module)
-        self._nodes = [n for n in module.graph.nodes if n.op not in ("placeholder", "output")]
+        self._nodes = [n for n in module.graph.nodes if n.op != "placeholder"]
         self._at = 0
         inputs = [n for n in module.graph.nodes if n.op == "placeholder"]
         self._kept: list[dict[Node, Any]] = [dict(zip(inputs, batch, strict=True)) for batch in batches]
@@ -25,12 +25,10 @@ class Walk:
     @torch.no_grad()
     def advance(self, until: Node) -> list[dict[Node, Any]]:
         """Runs what stands before a node; of each batch, the values that are read from there on."""
-        stop = len(self._nodes) if until.op == "output" else self._nodes.index(until, self._at)
+        stop = self._nodes.index(until, self._at)
         passed = set(self._nodes[:stop])
         for i, values in enumerate(self._kept):
-            self._runner.env = dict(values)
-            for node in self._nodes[self._at : stop]:
-                self._runner.env[node] = self._runner.run_node(node)
-            self._kept[i] = {n: v for n, v in self._runner.env.items() if not passed.issuperset(n.users)}
+            known = self._runner.stretch(self._nodes[self._at : stop], values)
+            self._kept[i] = {n: v for n, v in known.items() if not passed.issuperset(n.users)}
         self._at = stop
         return self._kept

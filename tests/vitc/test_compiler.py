@@ -156,6 +156,10 @@ def test_bad_arguments(model: torch.nn.Module) -> None:
         vitc.plan(model, "orin", example_inputs=IMAGES[:2], quantize="int8")
     with pytest.raises(InputError, match="quantize must be"):
         vitc.plan(model, "orin", example_inputs=IMAGES[:2], quantize="int4")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="quantize must be .*, got 8"):
+        vitc.plan(model, "orin", example_inputs=IMAGES[:2], quantize=8)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="attention must be .*, got None"):
+        vitc.plan(model, "orin", example_inputs=IMAGES[:2], attention=None)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="evaluate needs max_drop"):
         vitc.compile(model, "orin", example_inputs=IMAGES[:2], evaluate=lambda _: 1.0)
     with pytest.raises(InputError, match="max_drop must be a number that is not negative, got -0.1"):

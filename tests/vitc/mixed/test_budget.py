@@ -19,6 +19,7 @@ from vitc.mixed.journal import SearchJournal
 from vitc.mixed.records import SensitivityRow
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.quantization.ranges import Sites
+from vitc.targets import Target
 
 IMAGES = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 Score = Callable[[QuantizeInt8 | None], float]
@@ -135,7 +136,10 @@ def test_on_a_cpu_the_ledger_has_milliseconds_by_measured_rates(
 ) -> None:
     def rates(factor: float) -> None:
         tera = {"fp32_tflops": 0.1 * factor, "fp16_tflops": 0.1 * factor, "int8_tops": 0.4 * factor}
-        known = lambda target: target.with_measured(**tera, memory_gbs=20.0, source="a test")  # noqa: E731
+
+        def known(target: Target) -> Target:
+            return target.with_measured(**tera, memory_gbs=20.0, source="a test")
+
         monkeypatch.setattr("vitc.mixed.measure.measured_here", known)
 
     def ledger(factor: float) -> Any:

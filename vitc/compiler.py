@@ -19,7 +19,7 @@ from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.instruments import Dump, Instrument, Progress
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline
-from vitc.planning import Choices, Plan, Quantize, make_plan
+from vitc.planning import INT8_EVERYWHERE, Choices, Plan, Quantize, make_plan
 from vitc.program import BatchRange, Program
 from vitc.pruning import Budget, prune_pass, with_samples
 from vitc.structure import tensors_of
@@ -90,9 +90,9 @@ def compile(
     quantize: 'auto' quantises where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
         'int8' always; None never; 'quantize-int8{rounding=gptq}', the text of the pass: always, with these options.
     evaluate: a function that takes a callable model and returns a score, higher is better.
-    max_drop: the most `evaluate`'s score may lose by INT8. Blocks that cost more stay in floating point, the fastest mix
-        wins, and the report's ledger says why. Without `evaluate` the score is the share of calibration images that get
-        the same class as in floating point.
+    max_drop: the most `evaluate`'s score may lose by INT8. Blocks that cost more stay in floating point (the first and the
+        last layer are tried too), the fastest mix wins, and the report's ledger says why. Without `evaluate` the score is
+        the share of calibration images that get the same class as in floating point.
     resume: a folder for the search's journal; a search that was killed goes on there, to the same result.
     batch: the range of batch sizes; None fixes the example's.
     pipeline: passes, or their text, instead of the default pipeline.
@@ -105,7 +105,9 @@ def compile(
         raise InputError("evaluate needs max_drop: the most that its score may lose by INT8, as max_drop=0.005")
     if max_drop is not None and not 0 <= max_drop < float("inf"):
         raise InputError(f"max_drop must be a number that is not negative, got {max_drop}")
-    choices = Choices(attention, quantize, pipeline)
+    # A search measures the first and the last layer too; without one they stay in floating point.
+    measured = calibration is not None and max_drop is not None and quantize in ("auto", "int8")
+    choices = Choices(attention, INT8_EVERYWHERE if measured else quantize, pipeline)
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs, batch)
     calibration = replayable(calibration)
@@ -119,8 +121,9 @@ def compile(
     if max_drop is not None:
         from vitc.mixed.choose import Mixes
 
-        known = start.evolve(calibration=None).calibrated(made.program.ranges, made.program.vectors)
-        mixes = Mixes(made, start, lambda passes: make_plan(program, known, None, replace(choices, quantize=None, pipeline=passes)))
+        mixes = Mixes(
+            made, start, lambda begun, passes: make_plan(program, begun, None, replace(choices, quantize=None, pipeline=passes))
+        )
         chosen, made = mixes.fastest(evaluate, max_drop, resume)
         if made.program.stage != "quantized" or not measures:
             return _finished(chosen, made)

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 #: 'auto', 'int8', None, or the text of the pass with its options.
 Quantize = str | None
 _INT8 = "quantize-int8"
+#: With the layers that stay in floating point where nothing is measured: the patch embedding and the classifier.
+INT8_EVERYWHERE = f"{_INT8}{{convolutions=true,head=true}}"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from vitc.mixed.journal import SearchJournal
 from vitc.mixed.measure import Measure
@@ -50,24 +51,35 @@ def search(
     score: Callable[[QuantizeInt8 | None], float],
     max_drop: float,
     journal: SearchJournal,
+    score_blocks: bool = False,
 ) -> Found:
-    """`score`: of the compiled model that a pass makes, None for floating point; higher is better."""
+    """`score`: of the compiled model that a pass makes, None for floating point; higher is better. `score_blocks`: if INT8
+    everywhere does not keep the score, ask for that of each block alone too, for the ledger."""
     quantize, trials = measure.split.quantize, []
 
-    def tried(mix: QuantizeInt8 | None, label: str) -> float:
-        value = float(journal.ask(f"score of {label}", lambda: score(mix)))
-        trials.append((label, value))
-        return value
+    def asked(mix: QuantizeInt8 | None, label: str) -> float:
+        return float(journal.ask(f"score of {label}", lambda: score(mix)))
 
-    floor = tried(None, "floating point") - max_drop
+    def tried(mix: QuantizeInt8 | None, label: str) -> float:
+        trials.append((label, asked(mix, label)))
+        return trials[-1][1]
+
+    floating = tried(None, "floating point")
+    floor = floating - max_drop
     whole = tried(quantize, "INT8 everywhere") >= floor
     rows = {name: _row(measure, journal, name, sites) for name, sites in blocks.items()}
+    changes = {}
+    if score_blocks and not whole:
+        for name in blocks:
+            others = [Step(other, True, 0, 0) for other in blocks if other != name]
+            changes[name] = asked(_without(quantize, others), f"INT8 in {name} alone") - floating
+    ledger = partial(_ledger, rows, saved, changes, trials, max_drop)
     useless = [name for name in blocks if saved is not None and saved.get(name, 0.0) <= 0.0]
     if len(useless) == len(blocks):
-        return Found(None, _ledger(rows, saved, useless, [], trials, "INT8 does not pay here: no block gets faster", max_drop))
+        return Found(None, ledger(useless, [], "INT8 does not pay here: no block gets faster"))
     base = _without(quantize, [Step(name, True, 0, 0) for name in useless])
     if whole and not useless:
-        return Found(quantize, _ledger(rows, saved, [], [], trials, "INT8 everywhere keeps the score", max_drop))
+        return Found(quantize, ledger([], [], "INT8 everywhere keeps the score"))
 
     steps = _steps(measure, journal, {n: s for n, s in blocks.items() if n not in useless}, rows, saved)
     low, high = 0, len(steps)  # so many steps may be enough, so many are known to be
@@ -82,9 +94,9 @@ def search(
     left = [name for name in blocks if name not in useless and not any(s.whole and s.block == name for s in taken)]
     if not left:
         verdict = f"INT8 is left out: no mix keeps the score within {max_drop:g}"
-        return Found(None, _ledger(rows, saved, useless, taken, trials, verdict, max_drop))
+        return Found(None, ledger(useless, taken, verdict))
     verdict = f"INT8 in {len(left)} of {len(blocks)} blocks, within {max_drop:g} of the score in floating point"
-    return Found(_without(base, taken), _ledger(rows, saved, useless, taken, trials, verdict, max_drop))
+    return Found(_without(base, taken), ledger(useless, taken, verdict))
 
 
 def _row(measure: Measure, journal: SearchJournal, name: str, sites: Sites, pv: bool = False) -> SensitivityRow:
@@ -129,11 +141,12 @@ def _label(steps: Sequence[Step], useless: Sequence[str]) -> str:
 def _ledger(
     rows: dict[str, SensitivityRow],
     saved: dict[str, float] | None,
+    changes: dict[str, float],
+    trials: Sequence[tuple[str, float]],
+    max_drop: float,
     useless: Sequence[str],
     taken: Sequence[Step],
-    trials: Sequence[tuple[str, float]],
     verdict: str,
-    max_drop: float,
 ) -> Ledger:
     entries = []
     for name, row in rows.items():
@@ -146,5 +159,6 @@ def _ledger(
             choice, reason = "INT8, P·V FP16", "its attention's P·V is exact for little time"
         else:
             choice, reason = "INT8", "taken: the score holds with it"
-        entries.append(LedgerEntry(name, choice, row.sqnr_db, None if saved is None else saved.get(name, 0.0), reason))
+        ms = None if saved is None else saved.get(name, 0.0)
+        entries.append(LedgerEntry(name, choice, row.sqnr_db, row.agreement, changes.get(name), ms, reason))
     return Ledger(tuple(entries), tuple(trials), verdict)

@@ -32,11 +32,13 @@ _IMAGES = 16
 
 class Mixes:
     """The mixes of INT8 and floating point that a quantised plan allows. `start`: the program its passes began with;
-    `build`: a plan for other passes, with the ranges that are known."""
+    `build`: a plan that goes on from a program with other passes (None: without INT8), which are the whole pipeline."""
 
-    def __init__(self, made: Plan, start: Program, build: Callable[[Sequence[Pass] | None], Plan]) -> None:
+    def __init__(self, made: Plan, start: Program, build: Callable[[Program, Sequence[Pass] | None], Plan]) -> None:
         self._made, self._start, self._build = made, start, build
         self._passes = parse_pipeline(made.report.pipeline)
+        self._known = start.evolve(calibration=None).calibrated(made.program.ranges, made.program.vectors)
+        self._calibrated = self._known  # as it stands before quantize-int8, once `fastest` has got there
         self._compiled: tuple[QuantizeInt8 | None, CompiledModel, Plan] | None = None
         self._ledger: Ledger | None = None
 
@@ -48,8 +50,8 @@ class Mixes:
         stream = self._made.program.calibration
         if stream is None:
             raise InternalError("a quantised plan has lost its calibration stream")
-        known = self._start.evolve(calibration=stream).calibrated(self._made.program.ranges, self._made.program.vectors)
-        split = Split.of(known, self._passes[len(self._start.journal) :])
+        split = Split.of(self._known.evolve(calibration=stream), self._passes[len(self._start.journal) :])
+        self._calibrated = split.program.evolve(calibration=None)
         blocks = groups(split, by_block)
         identity = {
             "model": model_fingerprint(self._start),
@@ -68,6 +70,7 @@ class Mixes:
             lambda mix: score_of(ask, self._model(mix)[0]),
             max_drop,
             journal,
+            score_blocks=evaluate is not None,  # without, agreement is measured from the block onwards
         )
         self._ledger = found.ledger
         model, plan = self._model(found.quantize)
@@ -81,8 +84,10 @@ class Mixes:
         """One engine is open at a time."""
         if self._compiled is None or self._compiled[0] != mix:
             self._compiled = None
-            passes = None if mix is None else [mix if isinstance(p, QuantizeInt8) else p for p in self._passes]
-            plan = self._build(passes)
+            if mix is None:
+                plan = self._build(self._known, None)
+            else:
+                plan = self._build(self._calibrated, [mix if isinstance(p, QuantizeInt8) else p for p in self._passes])
             self._compiled = (mix, CompiledModel.from_plan(plan), plan)
         return self._compiled[1:]
 

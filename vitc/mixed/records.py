@@ -75,11 +75,15 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What was decided for one block, and why. `sqnr_db` and `saved_ms` are those of INT8 there alone."""
+    """What was decided for one block, and why. All figures are of INT8 there alone: signal over noise of the outputs in dB
+    and share of equal top classes (None where the outputs are no classes) on calibration images, change of the user's
+    score (None where it was not asked for), ms saved (None: not predicted for this target)."""
 
     block: str
     choice: str
     sqnr_db: float
+    agreement: float | None
+    score_change: float | None
     saved_ms: float | None
     reason: str
 
@@ -96,8 +100,10 @@ class Ledger:
         width = max((len(e.block) for e in self.entries), default=0)
         lines = [self.verdict]
         for e in self.entries:
+            same = "" if e.agreement is None else f", {e.agreement:7.2%} same class"
+            score = "" if e.score_change is None else f", score {e.score_change:+.4f}"
             ms = "" if e.saved_ms is None else f", {e.saved_ms:+.3f} ms saved"
-            lines.append(f"  {e.block:<{width}}  {e.choice:<16} {e.sqnr_db:5.1f} dB alone{ms}: {e.reason}")
+            lines.append(f"  {e.block:<{width}}  {e.choice:<16} alone {e.sqnr_db:5.1f} dB{same}{score}{ms}: {e.reason}")
         lines += [f"  tried: {mix}: {score:.4f}" for mix, score in self.trials]
         return "\n".join(lines)
 

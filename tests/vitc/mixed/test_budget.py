@@ -81,7 +81,7 @@ def model() -> torch.nn.Module:
 
 def _needs_the_first_block(candidate: Any) -> float:
     pipeline = candidate.report().pipeline
-    return 0.9 if "skip=[blocks.0]" in pipeline or "quantize-int8" not in pipeline else 0.8
+    return 0.9 if "blocks.0" in pipeline or "quantize-int8" not in pipeline else 0.8
 
 
 def _compile(model: torch.nn.Module, **options: Any) -> CompiledModel:
@@ -90,12 +90,26 @@ def _compile(model: torch.nn.Module, **options: Any) -> CompiledModel:
 
 def test_compile_within_a_budget(model: torch.nn.Module) -> None:
     report = _compile(model, evaluate=_needs_the_first_block, max_drop=0.05).report()
-    assert "quantize-int8{skip=[blocks.0]" in report.pipeline
+    assert "quantize-int8{convolutions=true,head=true,skip=[patch,head,blocks.0]}" in report.pipeline
     assert report.ledger is not None
-    assert [e.choice for e in report.ledger.entries] == ["floating point", "INT8"]
-    assert "INT8 in 1 of 2 blocks, within 0.05" in str(report)
+    # The first and the last layer take part; they save little for their noise, so they go first.
+    choices = {e.block: (e.choice, round(e.score_change or 0.0, 6)) for e in report.ledger.entries}
+    assert choices == {
+        "patch": ("floating point", 0.0), "blocks.0": ("floating point", -0.1), "blocks.1": ("INT8", 0.0), "head": ("floating point", 0.0)
+    }  # fmt: skip
+    assert all(e.agreement == 1.0 for e in report.ledger.entries)
+    assert "100.00% same class, score -0.1000" in str(report)
+    assert "INT8 in 1 of 4 blocks, within 0.05" in str(report)
     again = vitc.plan(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, pipeline=report.pipeline)
     assert again.report.weight_bytes_after == report.weight_bytes_after
+
+
+def test_the_first_and_last_layer_are_left_alone_where_the_user_says_so(model: torch.nn.Module) -> None:
+    ledger = _compile(model, max_drop=0.5, quantize="quantize-int8{head=true}").report().ledger
+    assert ledger is not None
+    assert [e.block for e in ledger.entries] == ["blocks.0", "blocks.1", "head"]
+    assert ledger.entries[0].score_change is None  # no evaluate, nothing to ask
+    assert ", score" not in ledger.text()
 
 
 def test_floating_point_when_nothing_keeps_the_score(model: torch.nn.Module) -> None:
@@ -148,7 +162,10 @@ def test_on_a_cpu_the_ledger_has_milliseconds_by_measured_rates(
         return vitc.compile(model, "cpu", resume=tmp_path, **options).report().ledger
 
     first = ledger(1.0)
-    assert all(entry.saved_ms > 0 for entry in first.entries)
+    saved = {entry.block: entry.saved_ms for entry in first.entries}
+    assert saved["blocks.0"] > 0
+    assert saved["blocks.1"] > 0
+    assert "INT8 is not faster here" in first.text()  # the patch embedding of 4 × 4 patches
     assert "ms saved" in first.text()
     assert ledger(2.0) == first  # a search that goes on keeps the rates that it began with
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from vitc.calibration_journal import CalibrationJournal
 from vitc.errors import CalibrationError, VitcError
 from vitc.preprocessing import ImageFolder
 
@@ -28,6 +29,7 @@ class CalibrationStream:
     `shapes`: the model's inputs without the batch dimension.
     `fixed`: the only batch size that the model takes, if there is one. Batches are cut to it as they are read; the last one is
     filled up with the first images.
+    `journal`: where what calibration finds is kept, so that a killed one goes on.
 
     The stream is read several times. What can be read only once (a generator) is kept in memory as it is read.
     """
@@ -36,6 +38,7 @@ class CalibrationStream:
     shapes: tuple[tuple[int, ...], ...]
     batch_size: int = 4
     fixed: int | None = None
+    journal: CalibrationJournal | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batches", replayable(self.batches))
@@ -170,20 +173,21 @@ def _named_errors(items: Iterable[Any]) -> Iterator[Any]:
         count += 1
 
 
-def calibration_stream(data: Any, program: Program) -> CalibrationStream:
-    """What the user gave as calibration data, as a stream for the program's inputs.
+def calibration_stream(data: Any, program: Program, resume: str | Path | None = None) -> CalibrationStream:
+    """What the user gave as calibration data, as a stream for the program's inputs. `resume`: a folder for its journal.
 
     A path is a folder of images, preprocessed as the model's config says, or an .npy file of preprocessed inputs.
     Raises CalibrationError for a path that is neither, and for images without a known preprocessing.
     """
     shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
     fixed = None if program.batch is not None else program.example_inputs[0].shape[0]
+    journal = None if resume is None else CalibrationJournal(resume)
     if not isinstance(data, (str, Path)):
-        return CalibrationStream(data, shapes, fixed=fixed)
+        return CalibrationStream(data, shapes, fixed=fixed, journal=journal)
     path = Path(data)
     if path.suffix == ".npy" and path.is_file():
         try:
-            return CalibrationStream(np.load(path, allow_pickle=False), shapes, fixed=fixed)
+            return CalibrationStream(np.load(path, allow_pickle=False), shapes, fixed=fixed, journal=journal)
         except (ValueError, EOFError) as error:
             raise CalibrationError(f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)") from error
     if not path.is_dir():
@@ -193,7 +197,7 @@ def calibration_stream(data: Any, program: Program) -> CalibrationStream:
             f"the model's config does not say how the images in {str(path)!r} are to be preprocessed; pass "
             "calibration=vitc.ImageFolder(folder, vitc.Preprocessing(size, mean, std)), or preprocessed arrays"
         )
-    return CalibrationStream(ImageFolder(path, program.preprocessing), shapes, fixed=fixed)
+    return CalibrationStream(ImageFolder(path, program.preprocessing), shapes, fixed=fixed, journal=journal)
 
 
 def _check_finite(tensor: torch.Tensor, index: int) -> None:
@@ -228,6 +232,16 @@ class MagnitudeHistogram:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, dtype=np.int64)])
             self.limit *= 2
         self.counts += torch.histc(magnitude, BINS, 0.0, self.limit).to(torch.int64).numpy()
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {
+            "range": torch.tensor([self.limit, self.peak], dtype=torch.float64),
+            "counts": torch.from_numpy(self.counts),
+        }
+
+    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
+        self.limit, self.peak = state["range"].tolist()
+        self.counts = state["counts"].numpy()
 
     def clipped(self, limit: float) -> float:
         """The squared error of clipping at `limit`, summed over the stream."""

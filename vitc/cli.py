@@ -48,7 +48,7 @@ def compile(
     random_weights: Random = False,
     passes: PassFile = None,
     max_drop: MaxDrop = None,
-    resume: Annotated[Optional[Path], typer.Option(help="folder for the journal of the search within --max-drop")] = None,  # noqa: UP045
+    resume: Annotated[Optional[Path], typer.Option(help="folder for what calibration and the search have found, to go on from")] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
     """Compile a model and save its bundle."""

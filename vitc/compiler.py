@@ -37,6 +37,7 @@ def plan(
     distill: Any = None,
     attention: str = "exact",
     quantize: Quantize = "auto",
+    resume: str | Path | None = None,
     batch: BatchRange | None = BatchRange(),
     pipeline: str | Sequence[Pass] | None = None,
     dump: str | Path | None = None,
@@ -50,7 +51,7 @@ def plan(
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
     start = _distilled(start, program, distill, progress)
-    return make_plan(program, start, calibration, choices, instruments)
+    return make_plan(program, start, calibration, choices, instruments, resume)
 
 
 def compile(
@@ -93,7 +94,7 @@ def compile(
     max_drop: the most `evaluate`'s score may lose by INT8. Blocks that cost more stay in floating point (the first and the
         last layer are tried too), the fastest mix wins, and the report's ledger says why. Without `evaluate` the score is
         the share of calibration images that get the same class as in floating point.
-    resume: a folder for the search's journal; a search that was killed goes on there, to the same result.
+    resume: a folder for the journals of calibration and of the search; what was killed goes on there, to the same result.
     batch: the range of batch sizes; None fixes the example's.
     pipeline: passes, or their text, instead of the default pipeline.
     dump: a folder for the graph after each pass.
@@ -114,7 +115,7 @@ def compile(
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
     start = _distilled(start, program, distill, progress)
-    made = make_plan(program, start, calibration, choices, instruments)
+    made = make_plan(program, start, calibration, choices, instruments, resume)
     if made.program.stage != "quantized" or pipeline is not None:
         return _finished(CompiledModel.from_plan(made), made)
     measures = device.kind == "cpu" and quantize == "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -111,13 +112,20 @@ class Choices:
 
 
 def make_plan(
-    original: Program, program: Program, calibration: Any, choices: Choices, instruments: Sequence[Instrument] = ()
+    original: Program,
+    program: Program,
+    calibration: Any,
+    choices: Choices,
+    instruments: Sequence[Instrument] = (),
+    resume: str | Path | None = None,
 ) -> Plan:
     """`original` is what was captured; `program` is where the passes begin: the same, or pruned already."""
+    if resume is not None and calibration is None:
+        raise InputError("resume= keeps what calibration and the search of a mix find, and there is no calibration=images")
     if choices.quantize not in ("auto", None) and calibration is None and choices.passes is None:
         raise CalibrationError(f"quantize={choices.quantize!r} needs calibration=images, a tensor or an iterable of batches")
     if calibration is not None:
-        stream = calibration_stream(calibration, program)
+        stream = calibration_stream(calibration, program, resume)
         program = program.evolve(calibration=stream, samples=program.samples or Samples(stream))
     if choices.passes is not None:
         after = run_pipeline(program, choices.passes[len(program.journal) :], instruments)

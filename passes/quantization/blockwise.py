@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -48,25 +49,43 @@ def round_by_adaround(
     """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each block. Changes `quantised`, in
     which the gemms stand in the graph's order."""
     sample = RoundingSample(program, seed)
+    kept = sample.keeper(quantised, seed, "adaround")
     blocks = list(_blocks(program.graph, quantised.graph, gemms))
     gains = sample.token_gains([twin for block in blocks for twin in block.outputs.values() if twin])
     walk = Walk(quantised.module, sample.batches)
     generator = torch.Generator().manual_seed(seed)
     lines = []
-    for block in blocks:
+    for i, block in enumerate(blocks):
         start = walk.advance(block.gemms[0].data)
         weights = {n: gains[twin.name] for n, twin in block.outputs.items() if twin}
-        fitting = _Fitting(quantised, block, start, weights)
-        nearest = fitting.error(sample.judges)
-        fitting.fit(sample.finders, generator)
-        found = fitting.error(sample.judges)
-        if found < nearest:
-            lines.append(f"{block.name}: {len(block.gemms)} linears rounded by AdaRound, error ×{found / nearest:.2f}")
-        else:
-            for gemm in block.gemms:
-                gemm.round(quantised.module, quantise_weight(gemm.weight)[0])
-            lines.append(f"{block.name}: rounded to the nearest")
+        found = kept(f"{i} {block.name}", partial(_round, sample, quantised, block, start, weights, generator))
+        generator.set_state(found["generator"])
+        for gemm in block.gemms:
+            gemm.round(quantised.module, found[gemm.name])
+        error, count = float(found["error"]), len(block.gemms)
+        how = f"{count} linears rounded by AdaRound, error ×{error:.2f}" if error < 1 else "rounded to the nearest"
+        lines.append(f"{block.name}: {how}")
     return {g.name: g.integers(quantised.module) - quantise_weight(g.weight)[0] for g in gemms}, lines
+
+
+def _round(
+    sample: RoundingSample,
+    quantised: Program,
+    block: Block,
+    start: Sequence[Mapping[Node, Any]],
+    gains: Mapping[Node, list[Tensor]],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """Each linear's integers, int8 [O, C] by name, the 'error' as a share of that of the nearest ones, which stay where
+    AdaRound finds none better, and the 'generator' as it is left."""
+    fitting = _Fitting(quantised, block, start, gains)
+    before = fitting.error(sample.judges)
+    fitting.fit(sample.finders, generator)
+    after = fitting.error(sample.judges)
+    better = after < before
+    integers = {g.name: g.integers(quantised.module) if better else quantise_weight(g.weight)[0] for g in block.gemms}
+    error = torch.tensor(after / before if better else 1.0, dtype=torch.float64)
+    return {**integers, "error": error, "generator": generator.get_state()}
 
 
 def _blocks(exact: Graph, quantised: Graph, gemms: Sequence[QuantisedGemm]) -> Iterator[Block]:

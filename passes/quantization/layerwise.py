@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Node
 
 from vitc.graph import module_path
 from vitc.passes.quantization.gemms import QuantisedGemm
@@ -22,23 +25,34 @@ def round_by_gptq(
     """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each. Changes `quantised`, in
     which the gemms stand in the graph's order."""
     sample = RoundingSample(program, seed)
+    kept = sample.keeper(quantised, seed, "gptq")
     by_name = {n.name: n for n in program.graph.nodes}
     gains = sample.token_gains([by_name[g.name] for g in gemms])
     walk = Walk(quantised.module, sample.batches)
     offsets, lines = {}, []
     for gemm in gemms:
-        inputs = [values[gemm.node.args[0]] for values in walk.advance(gemm.data)]  # type: ignore[index]
-        fit, judge = _moments(sample, inputs, gains[gemm.name], gemm.mean)
-        nearest, steps = quantise_weight(gemm.weight)
-        rounded = gptq(gemm.weight, steps, fit)
-        before, after = (_error(gemm.weight, q, steps, judge) for q in (nearest, rounded))
-        kept = after < before
-        if kept:
-            gemm.round(quantised.module, rounded)
-        offsets[gemm.name] = rounded - nearest if kept else torch.zeros_like(nearest)
+        start = walk.advance(gemm.data)
+        found = kept(gemm.name, partial(_round, sample, gemm, start, gains[gemm.name]))
+        offsets[gemm.name], better = found["offsets"], float(found["error"])
+        if better < 1:
+            gemm.round(quantised.module, quantise_weight(gemm.weight)[0] + offsets[gemm.name])
         home = module_path(gemm.node) or gemm.node.name
-        lines.append(f"{home}: rounded by GPTQ, error ×{after / before:.2f}" if kept else f"{home}: rounded to the nearest")
+        lines.append(f"{home}: rounded by GPTQ, error ×{better:.2f}" if better < 1 else f"{home}: rounded to the nearest")
     return offsets, lines
+
+
+def _round(
+    sample: RoundingSample, gemm: QuantisedGemm, start: Sequence[Mapping[Node, Any]], gains: Sequence[Tensor]
+) -> dict[str, Tensor]:
+    """'offsets' int8 [O, C] from the nearest integers, and the 'error' as a share of theirs; both of the nearest ones where
+    GPTQ's are no better."""
+    fit, judge = _moments(sample, [values[gemm.node.args[0]] for values in start], gains, gemm.mean)  # type: ignore[index]
+    nearest, steps = quantise_weight(gemm.weight)
+    rounded = gptq(gemm.weight, steps, fit)
+    before, after = (_error(gemm.weight, q, steps, judge) for q in (nearest, rounded))
+    if after < before:
+        return {"offsets": rounded - nearest, "error": torch.tensor(after / before, dtype=torch.float64)}
+    return {"offsets": torch.zeros_like(nearest), "error": torch.ones((), dtype=torch.float64)}
 
 
 def _moments(

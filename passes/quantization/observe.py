@@ -15,17 +15,23 @@ from vitc.program import Program
 
 
 class Observer(Protocol):
-    """Sees a tensor once a batch; `images` is the batch's size."""
+    """Sees a tensor once a batch; `images` is the batch's size. `state`: all that it has learnt and will draw, to go on from."""
 
     def update(self, value: Tensor, images: int) -> None: ...
 
+    def state(self) -> dict[str, Tensor]: ...
+
+    def restore(self, state: Mapping[str, Tensor]) -> None: ...
+
 
 def observe(program: Program, observers: Iterable[tuple[Node, Observer]]) -> None:
-    """Shows the value of each node to its observers, batch by batch; nothing is kept here."""
-    assert program.calibration is not None
-    runner = _Runner(program.module, observers)
+    """Shows the value of each node to its observers, batch by batch; nothing is kept here. With a journal, batches that
+    an earlier run has shown are not run again: the observers get the state that they had."""
+    stream, watched = program.calibration, list(observers)
+    assert stream is not None
+    runner = _Runner(program.module, watched)
     with torch.no_grad():
-        for batch in program.calibration:
+        for batch in stream if stream.journal is None else stream.journal.unseen(program, watched):
             runner.images = batch[0].shape[0]
             runner.run(*batch, enable_io_processing=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.fx import Node
@@ -21,6 +23,12 @@ class Peak:
         low, high = value.detach().float().aminmax()
         # max() would drop a NaN; torch keeps it, and to-fp16 then does not trust the tensor.
         self.value = float(torch.stack([torch.tensor(self.value), -low, high]).max())
+
+    def state(self) -> dict[str, Tensor]:
+        return {"value": torch.tensor(self.value, dtype=torch.float64)}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.value = float(state["value"])
 
 
 def peak_observers(program: Program) -> list[tuple[Node, Peak]]:

@@ -7,12 +7,13 @@ like any patch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitc.fingerprint import digest, model_fingerprint
 from vitc.passes.quantization.importance import ProbeImages
 from vitc.passes.quantization.observe import observe
 from vitc.program import Program
@@ -21,6 +22,8 @@ from vitc.program import Program
 _TOKENS, _MOST = 16384, 1024
 #: Every fourth image judges.
 _HELD_OUT = 4
+#: (a place in the graph, what to compute there) → what was found.
+Keeper = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
 
 class RoundingSample:
@@ -35,6 +38,17 @@ class RoundingSample:
         self._judges = list(judges.split([batch[0].shape[0] for batch in self.batches]))
         #: With too few images the same ones find and judge.
         self.divided = bool(judges.any())
+        self._journal = None if program.calibration is None else program.calibration.journal
+
+    def keeper(self, quantised: Program, seed: int, method: str) -> Keeper:
+        """Asks the calibration journal, if there is one, before it computes what a method finds at one place of a quantised
+        program."""
+        if self._journal is None:
+            return lambda _, compute: compute()
+        images = digest(tensors=[t for batch in self.batches for t in batch])
+        mark = (model_fingerprint(quantised), images, str(seed), method)
+        journal = self._journal
+        return lambda place, compute: journal.ask((*mark, place), compute)
 
     @property
     def finders(self) -> list[Tensor]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
@@ -16,6 +18,12 @@ class Third:
 
     def update(self, value: Tensor, images: int) -> None:
         self.observer.update(value.chunk(3, dim=-1)[self.part], images)
+
+    def state(self) -> dict[str, Tensor]:
+        return self.observer.state()
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.observer.restore(state)
 
 
 class ChannelStatistics:
@@ -34,6 +42,14 @@ class ChannelStatistics:
         self.sum = self.sum + each.sum((0, 1)).double()
         self.rows += each.shape[0] * each.shape[1]
         self.images += images
+
+    def state(self) -> dict[str, Tensor]:
+        seen = torch.tensor([self.rows, self.images])
+        return {"seen": seen, "sum": self.sum, "highs": self.highs, "lows": self.lows}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.rows, self.images = (int(n) for n in state["seen"])
+        self.sum, self.highs, self.lows = state["sum"], state["highs"], state["lows"]
 
     @property
     def mean(self) -> Tensor:
@@ -100,3 +116,12 @@ class ImageSample:
         chosen = torch.sort(keys, descending=True, stable=True).indices[: self._size]
         self._keys, self.images = keys[chosen], kept[chosen]
         self.seen += images
+
+    def state(self) -> dict[str, Tensor]:
+        seen = torch.tensor([self.seen, self._size])
+        return {"seen": seen, "generator": self._generator.get_state(), "keys": self._keys, "images": self.images}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        self.seen, self._size = (int(n) for n in state["seen"])
+        self._generator.set_state(state["generator"])
+        self._keys, self.images = state["keys"], state["images"]

@@ -1,49 +1,17 @@
-"""One file holds a run: tensors as safetensors, everything else as JSON in the file's own metadata. Nothing is pickled.
-
-The file is replaced at once, so whoever is killed leaves the old one or the new one, never half of one.
-"""
+"""What a run's checkpoint holds, and whose it is."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
 from vitc.errors import DistillError
-
-Tensors = dict[str, torch.Tensor]
-FORMAT = 1
-
-
-def write(path: Path, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-    """Replaces the file at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f"{path.name}.part")
-    own = {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()}
-    save_file(own, unfinished, metadata={"vitc": json.dumps({"format": FORMAT, **state})})
-    with unfinished.open("rb+") as file:
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
-def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
-    """Raises DistillError for a file that is no checkpoint, or one of another version."""
-    try:
-        with safe_open(path, "pt") as file:
-            state = json.loads((file.metadata() or {})["vitc"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise DistillError(f"{path} is no distillation checkpoint ({error}); give another path, or delete it") from error
-    if state["format"] != FORMAT:
-        raise DistillError(f"{path} has checkpoint format {state['format']}, this vitc reads {FORMAT}; delete it to begin again")
-    return tensors, state
+from vitc.state_file import Tensors
 
 
 def check_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

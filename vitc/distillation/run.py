@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from vitc import state_file
 from vitc.distillation import checkpoint as files
 from vitc.distillation.batches import Batch, place, reseed, stream
 from vitc.distillation.config import DistillConfig, Features, Stage
@@ -61,7 +62,7 @@ class Run:
     workers: Workers
     bar: Bar
     state: State = field(default_factory=State)
-    resumed: files.Tensors = field(default_factory=dict)
+    resumed: state_file.Tensors = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -194,11 +195,11 @@ class Run:
             if scope is not None:
                 parts["maps"] = dict(scope.maps.state_dict())
             tensors = {name: tensor for prefix, part in parts.items() for name, tensor in files.pack(prefix, part).items()}
-            files.write(self.path, tensors, {"run": self._identity(), "state": asdict(self.state), "numbers": numbers})
+            state_file.write(self.path, tensors, {"run": self._identity(), "state": asdict(self.state), "numbers": numbers})
         self.workers.wait()
 
     def _restore(self, path: Path) -> None:
-        tensors, saved = files.read(path)
+        tensors, saved = state_file.read(path, "distillation checkpoint", DistillError)
         files.check_same(path, saved["run"], self._identity())
         state = saved["state"]
         for kind in ("losses", "scores"):

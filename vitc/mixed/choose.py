@@ -12,8 +12,9 @@ import torch
 
 from vitc.compiled import CompiledModel
 from vitc.errors import InputError, InternalError
+from vitc.fingerprint import model_fingerprint
 from vitc.mixed.budget import search
-from vitc.mixed.journal import SearchJournal, model_fingerprint, ranges_fingerprint
+from vitc.mixed.journal import SearchJournal, ranges_fingerprint
 from vitc.mixed.measure import Measure, Split, agreement, by_block, groups
 from vitc.mixed.records import Ledger
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8

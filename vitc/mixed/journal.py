@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from vitc.errors import InputError
-from vitc.graph.printer import print_graph
 from vitc.program import Program
 
 _FILE = "vitc-search.json"
@@ -66,15 +65,6 @@ class SearchJournal:
             file.flush()
             os.fsync(file.fileno())
         unfinished.replace(self._path)
-
-
-def model_fingerprint(program: Program) -> str:
-    """Twelve digits that change with the graph or any weight."""
-    digest = hashlib.sha256(print_graph(program.graph).encode())
-    for name, tensor in sorted(program.module.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().contiguous().flatten().view(-1).cpu().numpy().tobytes())
-    return digest.hexdigest()[:12]
 
 
 def ranges_fingerprint(program: Program) -> str:

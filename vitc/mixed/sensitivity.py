@@ -31,12 +31,13 @@ def sensitivity(
     images: int = 64,
     evaluate: Callable[[Callable[..., Any]], float] | None = None,
     pipeline: str | Sequence[Pass] | None = None,
+    resume: str | Path | None = None,
 ) -> Sensitivity:
     """What INT8 does in one block (or layer) at a time, everything else in floating point.
 
     The model runs once in floating point; each block is then run from its first node on, on the first `images` calibration
     images. `evaluate`, a function from a callable model to a score, is called once a block if given, and then runs whole
-    models. Arguments besides are those of `vitc.compile`.
+    models. `resume` is for calibration only. Arguments besides are those of `vitc.compile`.
 
     Raises CalibrationError, InputError, PipelineError, and what capturing and the passes raise.
     """
@@ -44,7 +45,7 @@ def sensitivity(
         raise InputError(f"by must be 'block' or 'layer', got {by!r}")
     device = target if isinstance(target, Target) else load_target(target)
     program = capture(model, device, example_inputs)
-    program = program.evolve(calibration=calibration_stream(calibration, program))
+    program = program.evolve(calibration=calibration_stream(calibration, program, resume))
     passes = default_pipeline(device, int8=True) if pipeline is None else pipeline
     split = Split.of(program, parse_pipeline(passes) if isinstance(passes, str) else passes)
     key = by_block if by == "block" else by_layer

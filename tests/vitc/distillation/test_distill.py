@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import vitc
+from vitc import state_file
 from vitc.capture import capture
 from vitc.demo.digits import DigitsViT
 from vitc.distillation import DistillConfig, Features, Logits
@@ -213,11 +214,10 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
-    from vitc.distillation import checkpoint as files
-
-    files.write(tmp_path / "run", {"a": IMAGES}, {"format": 7})
-    with pytest.raises(DistillError, match="has checkpoint format 7, this vitc reads 1"):
-        files.read(tmp_path / "run")
+    state_file.write(tmp_path / "run", {"a": IMAGES}, {"format": 7})
+    student, teacher = _pair()
+    with pytest.raises(DistillError, match="is a distillation checkpoint of format 7, this vitc reads 1; delete it to begin again"):
+        vitc.distill(student, teacher, DATA, checkpoint=tmp_path / "run")
 
 
 def test_layers_of_other_tokens_are_refused() -> None:

@@ -13,7 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vitc.distillation import checkpoint as files
+from vitc import state_file
+from vitc.errors import DistillError
 
 SCRIPT = Path(__file__).with_name("runs.py")
 spec = importlib.util.spec_from_file_location("distillation_runs", SCRIPT)
@@ -35,7 +36,7 @@ def test_killed_run_ends_as_if_it_had_not_been(deadly: int, stage: int, step: in
     killed = _script(str(checkpoint), str(output), str(deadly))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not output.exists()
-    state = files.read(checkpoint)[1]["state"]
+    state = state_file.read(checkpoint, "checkpoint", DistillError)[1]["state"]
     assert (state["stage"], state["step"]) == (stage, step)
 
     resumed, whole = runs.run(checkpoint), runs.run(None)

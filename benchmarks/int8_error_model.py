@@ -17,9 +17,10 @@ from torch.fx import GraphModule, Node
 import vitc.targets
 from vitc.calibration import CalibrationStream
 from vitc.capture import capture
+from vitc.passes.interpreter import FastInterpreter
 from vitc.passes.quantization.importance import ProbeImages
 from vitc.passes.quantization.measured_error import Part, probe
-from vitc.passes.quantization.observe import FastInterpreter, observe
+from vitc.passes.quantization.observe import observe
 from vitc.passes.quantization.scales import fake_quantise
 from vitc.passes.quantization.statistics import ChannelStatistics
 from vitc.pipeline import parse_pipeline, run_pipeline

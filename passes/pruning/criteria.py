@@ -12,7 +12,7 @@ from vitc.passes.pruning.facts import Facts, Layer
 from vitc.passes.pruning.groups import Group
 from vitc.passes.pruning.removal import alone, removal_order
 
-Need = Literal["activations", "covariance", "gradients"]
+Need = Literal["activations", "covariance", "gradients", "output-gradients"]
 Compensation = Literal["none", "mean", "least-squares"]
 C = TypeVar("C", bound="type[Criterion]")
 
@@ -142,13 +142,14 @@ class GradVariance(Criterion):
 class OptimalBrainSurgeon(Criterion):
     """The error that removing a unit makes in what reads it, after the best update of the weights that stay
     (Hassibi & Stork, Optimal Brain Surgeon, 1993; for layers, H = XᵀX: Dong et al., arXiv 1705.07565; for units and with the
-    mean in the next bias: DVBP+OB²C, arXiv 2608.17657).
+    mean in the next bias: DVBP+OB²C, arXiv 2608.17657). Each output of a reader counts by how much the model's outputs move
+    with it (the Gauss–Newton diagonal, output_gradients.py), without which layers could not be compared.
 
     Units are eliminated in rounds, the covariance being conditioned on what is already gone, so of two equal units one stays.
     """
 
     name = "obs"
-    needs = ("covariance",)
+    needs = ("covariance", "output-gradients")
     kinds = ("mlp", "heads", "v")
     compensation = "least-squares"
 

@@ -12,6 +12,7 @@ from torch.fx import Interpreter, Node
 from vitc.errors import PassError
 from vitc.graph import constant
 from vitc.graph.movement import example_shape
+from vitc.passes.output_gradients import output_gradients
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.groups import Groups
 from vitc.passes.pruning.rules import CONVOLUTIONS, LAYERS, channel_dim, is_depthwise, sdpa
@@ -19,6 +20,8 @@ from vitc.passes.pruning.tags import NOBODY, core
 from vitc.program import Program
 
 aten = torch.ops.aten
+#: Images that gains are measured on, and run at a time: a backward run keeps all activations.
+_GAIN_IMAGES, _CHUNK = 64, 8
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,8 @@ class Layer:
 class Facts:
     """Facts about the features of one program, gathered once for what the criterion needs.
 
-    `mean`, `variance`, `second_moment` [features]; `covariance(reader)`: of a reader's input columns.
+    `mean`, `variance`, `second_moment` [features]; `covariance(reader)`: of a reader's input columns; `gain(reader)`: of its
+    outputs.
     """
 
     def __init__(self, program: Program, groups: Groups, needs: Iterable[str]) -> None:
@@ -58,6 +62,7 @@ class Facts:
             self._moments = _observe(program, self.flow, "covariance" in self.needs)
         if "gradients" in self.needs:
             self._gradients = _gradients(program, self._layers)
+        self._gains = _gains(program, list(self.flow.columns)) if "output-gradients" in self.needs else {}
 
     def layer(self, node: Node) -> Layer:
         """The facts about one layer."""
@@ -101,6 +106,11 @@ class Facts:
         count, total, products = self._known().matrices[reader]
         mean = total / count
         return mean, products / count - torch.outer(mean, mean)
+
+    def gain(self, reader: Node) -> torch.Tensor:
+        """[out]: what a squared error in each of a reader's output channels, the same at all tokens of an image, adds to the
+        squared error of the model's outputs."""
+        return self._gains[reader]
 
     def _known(self) -> _Moments:
         if self._moments is None:
@@ -206,3 +216,20 @@ def _gradients(program: Program, layers: list[Node]) -> dict[Node, tuple[torch.T
         for p, flag in zip(wanted, was, strict=True):
             p.requires_grad_(flag)
     return {node: tuple(t / count for t in terms) for node, terms in sums.items()}
+
+
+def _gains(program: Program, readers: list[Node]) -> dict[Node, torch.Tensor]:
+    """Σ (∂y/∂o)² over the tokens, mean over the first images."""
+    generator = torch.Generator().manual_seed(0)
+    sums = {reader: torch.zeros(example_shape(reader)[channel_dim(reader)]) for reader in readers}
+    seen = 0
+    assert program.samples is not None
+    for inputs in program.samples.inputs():
+        size = _CHUNK if program.batch is not None else inputs[0].shape[0]
+        for chunk in zip(*(t.split(size) for t in inputs), strict=True):
+            for reader, (_, gradient) in output_gradients(program.module, chunk, readers, generator).items():
+                sums[reader] += gradient.float().square().movedim(channel_dim(reader), -1).flatten(0, -2).sum(0)
+            seen += chunk[0].shape[0]
+            if seen >= _GAIN_IMAGES:
+                return {reader: total / seen for reader, total in sums.items()}
+    return {reader: total / seen for reader, total in sums.items()}

@@ -46,17 +46,17 @@ def columns_of(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
 
 
 def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
-    """[units]: the squared error in the reader's output at which each unit is eliminated, cumulated, so that the order of
-    elimination is the order of the scores.
+    """[units]: the squared error at which each unit is eliminated, cumulated, so that the order of elimination is the order
+    of the scores. It is that of the reader's outputs, each counted by its gain, so of the model's: comparable between
+    readers.
 
     With the inverse H⁻¹ of the covariance of what is still there, eliminating the inputs P costs tr(W_P (H⁻¹_PP)⁻¹ W_Pᵀ),
     and the inverse of the rest is H⁻¹_SS − H⁻¹_SP (H⁻¹_PP)⁻¹ H⁻¹_PS.
     """
     _, covariance = facts.covariance(reader)
-    weight = constant(facts.module, reader.args[1]).flatten(1).float()
+    weight = facts.gain(reader).sqrt()[:, None] * constant(facts.module, reader.args[1]).flatten(1).float()
     columns = columns_of(facts, group, reader)
     inverse = torch.linalg.inv(damped(covariance))
-    weight = weight.clone()
     scores = torch.zeros(len(group))
     left = torch.arange(len(group))
     spent = 0.0
@@ -76,9 +76,10 @@ def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
 
 
 def alone(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
-    """[units]: Var(x_f)·‖W_f‖², the error that replacing each input by its mean makes in a reader whose inputs' covariance is
-    not known (a convolution with a kernel larger than 1)."""
-    weight = constant(facts.module, reader.args[1]).transpose(0, 1).flatten(1).float()
+    """[units]: Var(x_f)·‖W_f‖², with each output's gain: the error that replacing each input by its mean makes through a
+    reader whose inputs' covariance is not known (a convolution with a kernel larger than 1)."""
+    weight = constant(facts.module, reader.args[1]).float()
+    weight = (weight.flatten(1) * facts.gain(reader).sqrt()[:, None]).reshape(weight.shape).transpose(0, 1).flatten(1)
     feature = facts.flow.columns[reader].long()
     error = torch.zeros(facts.flow.count).index_add_(0, feature, weight.square().sum(1) * facts.variance[feature].float())
     return error[group.units].sum(1)

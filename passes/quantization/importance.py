@@ -1,24 +1,16 @@
-"""How much an error in a tensor matters at the model's outputs.
-
-For outputs y and random signs r, E[(∂(r·y)/∂o)²] = Σ (∂y/∂o)²: one backward run tells, for every element of a
-GEMM's output o, by how much the squared error of the outputs grows with the squared error there (Hutchinson's
-estimator; the diagonal of the Gauss–Newton matrix, with which PTQ4ViT, arXiv 2111.12293, weighs errors too). Without
-it the class token, one row of many and all that a classifier reads, would count like any patch.
-"""
+"""The images on which it is measured how much an error in a tensor matters at the model's outputs (output_gradients.py)."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
-from torch.fx import GraphModule, Node
-from torch.utils._pytree import tree_leaves
+from torch.fx import Node
 
 from vitc.graph.movement import example_shape
-from vitc.passes.quantization.observe import FastInterpreter
+from vitc.passes.output_gradients import output_gradients
 from vitc.passes.quantization.statistics import ImageSample
 from vitc.program import Program
 
@@ -50,7 +42,7 @@ class ProbeImages:
         has zeros."""
         generator = torch.Generator().manual_seed(self.seed)
         for inputs in self.batches():
-            yield inputs[0].shape[0], _gradients(self.program.module, inputs, nodes, generator)
+            yield inputs[0].shape[0], output_gradients(self.program.module, inputs, nodes, generator)
 
     def batches(self) -> Iterator[tuple[Tensor, ...]]:
         """The images that were kept, some at a time."""
@@ -66,38 +58,3 @@ def _tokens(program: Program) -> int:
     linears = program.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
     batch = program.example_inputs[0].shape[0]
     return max([math.prod(example_shape(n)[:-1]) // batch for n in linears], default=1) or 1
-
-
-def _gradients(
-    module: GraphModule, inputs: Sequence[Tensor], nodes: list[Node], generator: torch.Generator
-) -> dict[Node, tuple[Tensor, Tensor]]:
-    runner = _Keeping(module, set(nodes))
-    with torch.enable_grad():
-        leaves = [t.clone().requires_grad_(t.is_floating_point()) for t in inputs]
-        outputs = [t for t in tree_leaves(runner.run(*leaves, enable_io_processing=False)) if isinstance(t, Tensor)]
-        loss = sum((_signs(t, generator) * t).sum() for t in outputs if t.is_floating_point())
-        kept = [runner.kept[n] for n in nodes]
-        wanted = [t for t in kept if t.requires_grad]
-        found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))  # type: ignore[arg-type]
-    result = {}
-    for node, value in zip(nodes, kept, strict=True):
-        gradient = next(found) if value.requires_grad else None
-        result[node] = (value.detach(), torch.zeros_like(value) if gradient is None else gradient)
-    return result
-
-
-def _signs(like: Tensor, generator: torch.Generator) -> Tensor:
-    return torch.randint(0, 2, like.shape, generator=generator).to(like.dtype) * 2 - 1
-
-
-class _Keeping(FastInterpreter):
-    def __init__(self, module: GraphModule, wanted: set[Node]) -> None:
-        super().__init__(module)
-        self.wanted = wanted
-        self.kept: dict[Node, Tensor] = {}
-
-    def run_node(self, n: Node) -> Any:
-        result = super().run_node(n)
-        if n in self.wanted:
-            self.kept[n] = result
-        return result

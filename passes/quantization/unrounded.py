@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitc.passes.quantization.observe import FastInterpreter, fused_attention
+from vitc.passes.interpreter import FastInterpreter, fused_attention
 
 ops = torch.ops.vitc
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from vitc.passes.quantization.observe import FastInterpreter
+from vitc.passes.interpreter import FastInterpreter
 
 
 class Walk:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
-from vitc.passes.quantization.observe import FastInterpreter
+from vitc.passes.interpreter import FastInterpreter
 from vitc.program import Program
 
 Batch = tuple[Tensor, ...]

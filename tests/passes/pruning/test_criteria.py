@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from small_vits import Shape, SmallViT, program_of
+from torch import nn
 
 import vitc
 from vitc.errors import InputError, PassError
@@ -122,14 +123,14 @@ def test_regression_is_least_squares() -> None:
 
 def test_obs_eliminates_a_copy_first_and_its_error_is_that_of_least_squares(program: Program) -> None:
     groups = find_groups(program)
-    facts = Facts(program, groups, ("covariance",))
+    facts = Facts(program, groups, ("covariance", "output-gradients"))
     reader = _named(program, "blocks.0.mlp.fc2")
     group = next(g for g in groups.groups if g.name == "blocks.0.mlp.fc1:mlp")
     x = _hidden(program).clone()
     x[:, 1] = x[:, 0]
     centred = x - x.mean(0)
     covariance = centred.T @ centred / len(x)
-    copy = SimpleNamespace(flow=facts.flow, module=facts.module, covariance=lambda _: (x.mean(0), covariance))
+    copy = SimpleNamespace(flow=facts.flow, module=facts.module, covariance=lambda _: (x.mean(0), covariance), gain=facts.gain)
     order = removal_order(copy, group, reader)  # type: ignore[arg-type]
     ranks, alone = order.argsort().argsort(), removal_order(facts, group, reader).argsort().argsort()
     assert ranks[[0, 1]].min() < alone[[0, 1]].min()
@@ -140,7 +141,46 @@ def test_obs_eliminates_a_copy_first_and_its_error_is_that_of_least_squares(prog
     gone[first] = True
     ridge = damped(covariance)
     left = ridge[gone][:, gone] - regression(covariance, gone) @ ridge[~gone][:, gone]
-    torch.testing.assert_close(order[first], (weight[:, gone] @ left @ weight[:, gone].T).trace(), rtol=1e-3, atol=1e-9)
+    errors = (weight[:, gone] @ left @ weight[:, gone].T).diagonal()  # of each output
+    torch.testing.assert_close(order[first], (errors * facts.gain(reader)).sum(), rtol=1e-3, atol=1e-9)
+
+
+def test_the_gain_is_the_squared_jacobian_of_the_outputs(program: Program) -> None:
+    facts = Facts(program, find_groups(program), ("output-gradients",))
+    torch.testing.assert_close(facts.gain(_named(program, "head")), torch.ones(5))
+    reader = _named(program, "blocks.0.mlp.fc2")
+    value: list[torch.Tensor] = []
+
+    class Watch(torch.fx.Interpreter):
+        def run_node(self, n: torch.fx.Node) -> object:
+            result = super().run_node(n)
+            if n is reader:
+                value.append(result.detach().requires_grad_())
+            return value[0] if n is reader else result
+
+    (outputs,) = Watch(program.module).run(IMAGES, enable_io_processing=False)
+    rows = [torch.autograd.grad(outputs[:, k].sum(), value[0], retain_graph=True)[0] for k in range(5)]
+    exact = torch.stack(rows).square().sum((0, 1, 2)) / len(IMAGES)
+    # Random signs, one draw an image: right on average, so the sum over the channels is nearer than each.
+    torch.testing.assert_close(facts.gain(reader).sum(), exact.sum(), rtol=0.2, atol=0)
+
+
+class _Branches(nn.Module):
+    """Two equal branches, of which the second hardly counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (nn.Sequential(nn.Linear(16, 64), nn.GELU(), nn.Linear(64, 8)) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.first(x) + 0.01 * self.second(x)  # type: ignore[no-any-return]
+
+
+def test_obs_takes_from_where_the_outputs_move_least() -> None:
+    data = torch.randn(256, 16, generator=torch.Generator().manual_seed(1))
+    made = vitc.prune(_Branches().eval(), 0.35, criterion="obs", kinds=("mlp",), data=[data], example_inputs=data[:2])
+    assert {c.group: len(c.removed) for step in made.plan.steps for c in step} == {"first.0:mlp": 0, "second.0:mlp": 48}
 
 
 @pytest.mark.parametrize(("criterion", "worse_than"), [("variance", None), ("obs", "variance")])

@@ -137,7 +137,10 @@ def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
         return Prune(plan=str(chosen["plan"])), given
     if len(measures) != 1:
         raise InputError(f"a pruning budget names one of {', '.join(_MEASURES)}; got {', '.join(measures) or 'none'}")
-    return Prune(ratio=float(budget[measures[0]]), of=measures[0], **chosen), given  # type: ignore[arg-type]
+    ratio = budget[measures[0]]
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
+        raise InputError(f"the {measures[0]} of a pruning budget is the share to take away, as 0.35; got {ratio!r}")
+    return Prune(ratio=float(ratio), of=measures[0], **chosen), given  # type: ignore[arg-type]
 
 
 def canonical(program: Program) -> Program:

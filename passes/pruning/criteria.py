@@ -34,7 +34,7 @@ class Criterion:
 
     def score(self, layer: Layer) -> torch.Tensor:
         """[out]: how much each of the layer's features matters."""
-        raise NotImplementedError(f"criterion {self.name!r} has no score(layer) method")
+        raise PassError(f"criterion {self.name!r} scores nothing; give its class a method score(self, layer) that returns [out]")
 
     def prepare(self, facts: Facts) -> None:
         """Called once, before `score_group`."""

@@ -53,7 +53,7 @@ class Facts:
         self._gradients: dict[Node, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._moments: _Moments | None = None
         if self.needs and program.samples is None:
-            raise PassError("there is no data to look at")
+            raise PassError(f"pruning needs {' and '.join(sorted(self.needs))} and has no data; pass data=batches to vitc.prune")
         if self.needs & {"activations", "covariance"}:
             self._moments = _observe(program, self.flow, "covariance" in self.needs)
         if "gradients" in self.needs:

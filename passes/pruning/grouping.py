@@ -36,6 +36,8 @@ class _Alike:
 def find_groups(program: Program) -> Groups:
     """Every group of a canonical program, in the order of the graph."""
     flow = follow(program)
+    if not flow.count:
+        return Groups(flow, (), ())
     classes = _Classes(flow)
     groups: dict[_Key, list[_Alike]] = {}
     refused: dict[tuple[str, str], int] = {}

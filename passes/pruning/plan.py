@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitc.errors import PassError
+from vitc.errors import PassError, unknown
 from vitc.graph.nodes import is_constant
 from vitc.graph.printer import print_graph
 from vitc.passes.pruning.costs import Cost
+from vitc.passes.pruning.groups import Groups
 from vitc.program import Program
 
 _FORMAT, _VERSION = "vitc-prune-plan", 1
@@ -56,7 +57,7 @@ class PrunePlan:
 
     @classmethod
     def load(cls, path: str | Path) -> PrunePlan:
-        """Reads a plan. Raises PassError where the file is missing or is no plan."""
+        """Reads a plan. Raises PassError where the file is missing, damaged, or no plan that this vitc reads."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -66,15 +67,20 @@ class PrunePlan:
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise PassError(f"{str(path)!r} is not a pruning plan: its format is not {_FORMAT!r}")
         if data.get("version") != _VERSION:
-            raise PassError(f"{str(path)!r} is a pruning plan of version {data.get('version')}, this vitc reads {_VERSION}")
-        return cls(
-            fingerprint=data["fingerprint"],
-            target=data["target"],
-            criterion=data["criterion"],
-            steps=tuple(tuple(_cut(c) for c in step) for step in data["steps"]),
-            before={n: Cost(**c) for n, c in data["before"].items()},
-            after={n: Cost(**c) for n, c in data["after"].items()},
-        )
+            raise PassError(
+                f"{str(path)!r} is a pruning plan of version {data.get('version')}, this vitc reads {_VERSION}; prune again to have one"
+            )
+        try:
+            return cls(
+                fingerprint=data["fingerprint"],
+                target=data["target"],
+                criterion=data["criterion"],
+                steps=tuple(tuple(_cut(c) for c in step) for step in data["steps"]),
+                before={n: Cost(**c) for n, c in data["before"].items()},
+                after={n: Cost(**c) for n, c in data["after"].items()},
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise PassError(f"the pruning plan {str(path)!r} is damaged ({error!r}); save it again") from error
 
     def total(self, which: str) -> Cost:
         """The sum over the blocks, `which` being 'before' or 'after'."""
@@ -118,3 +124,14 @@ def check_fits(plan: PrunePlan, program: Program) -> None:
             f"the pruning plan was made for another model: its graph has the fingerprint {plan.fingerprint[:12]}, this one "
             f"{found[:12]}; a plan can be replayed on other weights of the same model, with the same input size"
         )
+
+
+def check_cuts(cuts: Sequence[Cut], groups: Groups) -> None:
+    """Raises PassError unless each cut takes units away that one of the groups has: a plan is a file that can be edited."""
+    sizes = {g.name: len(g) for g in groups.groups}
+    for cut in cuts:
+        if cut.group not in sizes:
+            raise PassError(unknown("group in the pruning plan", cut.group, sizes))
+        wrong = [unit for unit in cut.removed if not 0 <= unit < sizes[cut.group]]
+        if wrong:
+            raise PassError(f"the pruning plan takes the units {wrong} from {cut.group}, whose units are 0 to {sizes[cut.group] - 1}")

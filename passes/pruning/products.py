@@ -114,7 +114,7 @@ def product(flow: Flow, node: Node, a: Tags, b: Tags, shape: tuple[int, ...]) ->
 def attention(flow: Flow, node: Node, tags: Operands) -> Tags | None:
     """scaled_dot_product_attention as what it is: two products with a softmax between."""
     q, k, v = (tags.get(n) for n in node.args[:3])
-    if q is None or k is None or v is None:
+    if q is None or k is None or v is None or node.kwargs.get("enable_gqa"):  # several heads of queries share one of keys
         return None
     bias = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
     if isinstance(bias, Node) and bias in tags:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal, get_args
@@ -19,7 +19,7 @@ from vitc.passes.pruning.criteria import Criterion, data_free, get_criterion
 from vitc.passes.pruning.facts import Facts
 from vitc.passes.pruning.grouping import find_groups
 from vitc.passes.pruning.groups import Group, Groups, Kind
-from vitc.passes.pruning.plan import Cut, PrunePlan, check_fits, fingerprint
+from vitc.passes.pruning.plan import Cut, PrunePlan, check_cuts, check_fits, fingerprint
 from vitc.passes.pruning.ranking import Queue, Ranking, least_time, queues
 from vitc.passes.pruning.selection import features_of
 from vitc.pipeline import Pass, register_pass
@@ -82,6 +82,11 @@ class Prune(Pass):
             raise PassError(f"prune: ratio is the share to take away, between 0 and 1, got {self.ratio:g}")
         if not 0.0 <= self.floor < 1.0:
             raise PassError(f"prune: floor is the share of each group that stays, from 0 to below 1, got {self.floor:g}")
+        if self.quantum < 0:
+            raise PassError(f"prune: quantum is a number of channels, or 0 for the target's own, got {self.quantum}")
+        for what, value, known in (("measure of a budget", self.of, Measure), ("ranking", self.ranking, Ranking)):
+            if value not in get_args(known):
+                raise PassError(unknown(what, str(value), get_args(known)))
         for kind in self.kinds:
             if kind not in get_args(Kind):
                 raise PassError(unknown("kind of prunable features", kind, get_args(Kind)))
@@ -92,10 +97,14 @@ class Prune(Pass):
         for pattern in self.keep:
             if not any(_matches(path, pattern) for path in paths):
                 raise PassError(unknown("module in prune's keep", pattern, paths, "keep takes module paths and patterns with *"))
-        found = [g for g in groups.groups if g.kind in self.kinds and not self._is_kept(g)]
+        wanted = [g for g in groups.groups if g.kind in self.kinds]
+        if not wanted:
+            reasons = "; ".join(f"{r.path}: {r.reason}" for r in groups.refused[:5]) or "the model has no linear and no convolution"
+            others = ", ".join(dict.fromkeys(g.kind for g in groups.groups)) or "none"
+            raise PassError(f"prune: no group of the kinds {', '.join(self.kinds)} can be pruned; of others: {others}. {reasons}")
+        found = [g for g in wanted if not self._is_kept(g)]
         if not found:
-            reasons = "; ".join(f"{r.path}: {r.reason}" for r in groups.refused[:5]) or "nothing is left beside what is kept"
-            raise PassError(f"prune: no group of the kinds {', '.join(self.kinds)} can be pruned. {reasons}")
+            raise PassError(f"prune: keep={list(self.keep)} leaves alone all {len(wanted)} groups of the kinds {', '.join(self.kinds)}")
         return found
 
     def _is_kept(self, group: Group) -> bool:
@@ -133,9 +142,9 @@ class Prune(Pass):
         waiting = queues(offered, scores, cost_of_unit, self.ranking, quantum, self.floor)
         slower: dict[str, str] = {}
         while True:
-            chosen = least_time(waiting, lambda s: cost(s) <= goal)
+            chosen = least_time(waiting, lambda s: cost(s) <= goal) if waiting else None
             if chosen is None:
-                raise PassError(self._out_of_reach(waiting, cost, before))
+                raise PassError(self._out_of_reach(waiting, cost, before, slower))
             useless = _useless(chosen, model, groups)
             if not useless:
                 break
@@ -149,12 +158,15 @@ class Prune(Pass):
     def _figure(self, cost: Cost) -> float:
         return float(getattr(cost, _FIELD[self.of]))
 
-    def _out_of_reach(self, waiting: list[Queue], cost: object, before: Cost) -> str:
+    def _out_of_reach(
+        self, waiting: list[Queue], cost: Callable[[Mapping[str, list[int]]], float], before: Cost, slower: Mapping[str, str]
+    ) -> str:
         everything = {q.group.name: q.removed_at(1.0) for q in waiting}
         most = 1.0 - cost(everything) / self._figure(before) if waiting else 0.0
+        refused = "".join(f"; {name}: {reason}" for name, reason in list(slower.items())[:5])
         return (
             f"prune: {self.ratio:.0%} of {self.of} is out of reach; at most {most:.1%} can go with kinds={list(self.kinds)}, "
-            f"floor={self.floor:g} and keep={list(self.keep)}"
+            f"floor={self.floor:g} and keep={list(self.keep)}{refused}"
         )
 
 
@@ -172,6 +184,7 @@ def replay(plan: PrunePlan, program: Program) -> Program:
     for step in plan.steps:
         program = prepare(program, {cut.kind for cut in step})
         groups = find_groups(program)
+        check_cuts(step, groups)
         needs = {"mean": ("activations",), "least-squares": ("covariance",), "none": ()}[compensation]
         program = apply_cuts(program, Facts(program, groups, needs), step, compensation)
     return program.evolve(pruning=plan)
@@ -206,7 +219,10 @@ def _scores(groups: list[Group], scorers: Mapping[str, Criterion], facts: Facts)
         scorer = scorers[group.kind]
         score = scorer.score_group(group, facts).float()
         if score.shape != (len(group),) or not bool(torch.isfinite(score).all()):
-            raise PassError(f"criterion {scorer.name!r} gave {group.name} scores of shape {list(score.shape)}, or not finite; one a unit")
+            raise PassError(
+                f"criterion {scorer.name!r} gave {group.name} scores of shape {list(score.shape)}, or not finite; "
+                f"it must give one finite number a unit: [{len(group)}]"
+            )
         scores[group.name] = score
     return scores
 

@@ -9,11 +9,12 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from vitc.errors import PassError
+from vitc.errors import InternalError, PassError
 from vitc.graph import Rewriter, constant
 from vitc.graph.movement import example_shape, example_size
-from vitc.graph.nodes import is_constant, is_tensor, module_path, where
+from vitc.graph.nodes import is_constant, is_tensor, where
 from vitc.passes.pruning.flow import Flow
+from vitc.passes.pruning.groups import path_of
 from vitc.passes.pruning.names import take_names
 from vitc.passes.pruning.rules import BINARY, LAYERS, channel_dim, is_depthwise, sdpa
 from vitc.passes.pruning.tags import NOBODY, core
@@ -33,7 +34,7 @@ def shrink(program: Program, flow: Flow, removed: torch.Tensor, content: torch.T
 
     `content`: which feature's weights a kept feature has afterwards (default: its own). Permuting the dimensions of a head
     this way lets each head lose other dimensions, though the graph only knows one head size.
-    Raises PassError, naming the node, where what stays is not a rectangle.
+    Raises PassError, naming the node and the layers to keep, where the graph cannot go without these features.
     """
     if content is None:
         content = torch.arange(flow.count)
@@ -47,8 +48,8 @@ def shrink(program: Program, flow: Flow, removed: torch.Tensor, content: torch.T
     take_names(program.module, editor.renamed)
 
 
-def survivors(tags: torch.Tensor, removed: torch.Tensor, node: Node) -> Masks:
-    """One mask a dimension whose product is what stays of the tensor."""
+def survivors(tags: torch.Tensor, removed: torch.Tensor) -> Masks | None:
+    """One mask a dimension whose product is what stays of the tensor; None where that is not a rectangle."""
     small = core(tags)
     nobody = small == NOBODY
     keep = ~removed[small.clamp(0).long()] | nobody
@@ -62,9 +63,7 @@ def survivors(tags: torch.Tensor, removed: torch.Tensor, node: Node) -> Masks:
         mask = (by_entry & ~free).any(1) | free.all(1)
         masks.append(None if bool(mask.all()) else mask)
         product &= mask.reshape([-1 if d == dim else 1 for d in range(keep.ndim)])
-    if not torch.equal(product | nobody, keep):
-        raise PassError(f"{where(node)}: what would stay is not a rectangle; keep={[module_path(node)]!r} leaves it alone")
-    return tuple(masks)
+    return tuple(masks) if torch.equal(product | nobody, keep) else None
 
 
 class _Editor:
@@ -106,8 +105,8 @@ class _Editor:
         try:
             with self.rewriter.fake_mode:
                 node.meta["val"] = node.target(*args, **kwargs)
-        except Exception as error:
-            raise PassError(f"{where(node)} does not fit its pruned operands: {error}") from error
+        except Exception as error:  # the rules let no such operator through
+            raise InternalError(f"{where(node)} does not fit its pruned operands: {error}") from error
 
     def masks(self, node: Node) -> Any:
         """The masks of a node's result (a tuple of them for several results); None if all of it stays."""
@@ -115,13 +114,25 @@ class _Editor:
             tags = self.flow.tags.get(node)
             found: Any = None
             if isinstance(tags, tuple):
-                found = tuple(survivors(t, self.removed, node) for t in tags)
+                found = tuple(self._survivors(t, node) for t in tags)
                 found = found if any(m is not None for t in found for m in t) else None
             elif tags is not None:
-                found = survivors(tags, self.removed, node)
+                found = self._survivors(tags, node)
                 found = found if any(m is not None for m in found) else None
             self._masks[node] = found
         return self._masks[node]
+
+    def _survivors(self, tags: torch.Tensor, node: Node) -> Masks:
+        masks = survivors(tags, self.removed)
+        if masks is None:
+            raise self._refusal(node, tags, "would not be left with a rectangle of features")
+        return masks
+
+    def _refusal(self, node: Node, tags: torch.Tensor, why: str) -> PassError:
+        features = core(tags).unique().long()
+        makers = self.flow.made_by[features[features != NOBODY]].unique().tolist()
+        layers = list(dict.fromkeys(path_of(self.flow.sources[i].node) for i in makers))
+        return PassError(f"{where(node)} {why}; keep={layers} leaves its features alone")
 
     # Weights.
 
@@ -278,7 +289,7 @@ class _Editor:
             dim = args[1] % len(before)
             args[2] = [self._size(m, s, node) for m, s in zip(after[dim : dim + len(args[2])], args[2], strict=True)]
         elif node.target is aten.slice.Tensor:
-            args = _slice_args(node, before)
+            args = self._slice_args(node, before)
         elif node.target is aten.select.int and (mask := before[args[1] % len(before)]) is not None:
             args[2] = int(mask[: args[2] % len(mask)].sum())
         elif node.target in _SPLITS:
@@ -288,7 +299,7 @@ class _Editor:
                 node.target, node.kwargs = aten.split_with_sizes.default, {}
                 args = [args[0], [int(p.sum()) for p in parts], dim]
         elif (dims := _fixed_dims(node)) and any(before[d] is not None for d in dims):
-            raise PassError(f"{where(node)} works along a dimension that would be pruned, and its positions cannot be carried over")
+            raise self._refusal(node, self.flow.tags[node.args[0]], "goes by position along a dimension that would be pruned")
         node.args = tuple(args)
 
     def _size(self, mask: torch.Tensor | None, size: Any, node: Node) -> Any:
@@ -298,10 +309,30 @@ class _Editor:
         count = int(mask.sum())
         if not isinstance(size, Node):
             return count
-        if self.batch is None or count % self.batch_size:
-            raise PassError(f"{where(node)} has a dynamic dimension of which {count} of {example_size(size)} would stay")
+        if self.batch is None or count % self.batch_size:  # features are the same for every image
+            raise InternalError(f"{where(node)} has a dynamic dimension of which {count} of {example_size(size)} would stay")
         with self.rewriter.at(node):
             return self.rewriter.call(operator.mul, self.batch, count // self.batch_size)
+
+    def _slice_args(self, node: Node, before: Masks) -> list[Any]:
+        args: list[Any] = list(node.args)
+        shape = example_shape(args[0])
+        dim = (args[1] if len(args) > 1 else 0) % len(shape)
+        mask = before[dim]
+        if mask is None or len(args) < 3:
+            return args
+        step = args[4] if len(args) > 4 else 1
+        low, high = args[2] or 0, min(args[3], shape[dim]) if len(args) > 3 and args[3] is not None else shape[dim]
+        wanted = torch.arange(shape[dim])[low:high:step]
+        wanted = wanted[mask[wanted]]
+        kept = mask.nonzero().flatten()
+        if not len(wanted):
+            return [args[0], dim, 0, 0]
+        start = int((kept < wanted[0]).sum())
+        end = int((kept <= wanted[-1]).sum())
+        if not torch.equal(kept[start:end:step], wanted):
+            raise self._refusal(node, self.flow.tags[args[0]], f"takes each entry number {step} of a dimension that would be pruned")
+        return [args[0], dim, start, end, step]
 
 
 def _fixed_dims(node: Node) -> list[int]:
@@ -318,24 +349,3 @@ def _fixed_dims(node: Node) -> list[int]:
 def _size_from_end(node: Node, dim: int) -> int:
     shape = example_shape(node)
     return shape[dim] if -dim <= len(shape) else 1
-
-
-def _slice_args(node: Node, before: Masks) -> list[Any]:
-    args: list[Any] = list(node.args)
-    shape = example_shape(args[0])
-    dim = (args[1] if len(args) > 1 else 0) % len(shape)
-    mask = before[dim]
-    if mask is None or len(args) < 3:
-        return args
-    step = args[4] if len(args) > 4 else 1
-    low, high = args[2] or 0, min(args[3], shape[dim]) if len(args) > 3 and args[3] is not None else shape[dim]
-    wanted = torch.arange(shape[dim])[low:high:step]
-    wanted = wanted[mask[wanted]]
-    kept = mask.nonzero().flatten()
-    if not len(wanted):
-        return [args[0], dim, 0, 0]
-    start = int((kept < wanted[0]).sum())
-    end = int((kept <= wanted[-1]).sum())
-    if not torch.equal(kept[start:end:step], wanted):
-        raise PassError(f"{where(node)} takes every {step}th entry of a dimension, which pruning would shift")
-    return [args[0], dim, start, end, step]

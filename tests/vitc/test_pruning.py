@@ -11,7 +11,6 @@ from safetensors.torch import load_file, save_file
 import vitc
 from vitc.demo.digits import DigitsViT
 from vitc.errors import InputError, PassError
-from vitc.passes.pruning.plan import PrunePlan
 from vitc.pruning import replay_pruning
 
 IMAGES = torch.randn(2, 1, 8, 8)
@@ -85,23 +84,6 @@ def test_a_plan_is_replayed_on_another_checkpoint_of_the_same_model() -> None:
         replay_pruning(_vit(depth=3), plan, example_inputs=IMAGES)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "there is no pruning plan .* save one with"),
-        ("{", "is not a pruning plan: "),
-        ("[]", "is not a pruning plan: its format is not"),
-        ('{"format": "vitc-prune-plan", "version": 9}', "version 9, this vitc reads 1"),
-    ],
-)
-def test_a_plan_that_cannot_be_read(tmp_path: Path, text: str | None, message: str) -> None:
-    path = tmp_path / "plan.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(PassError, match=message):
-        PrunePlan.load(path)
-
-
 def test_steps_train_between() -> None:
     sizes = []
     pruned = _prune(_vit(), 0.4, steps=3, train=lambda m: sizes.append(sum(p.numel() for p in m.parameters())))
@@ -118,6 +100,7 @@ def test_steps_train_between() -> None:
         ({"param": 0.3}, {}, "unknown key of a pruning budget 'param'; .* did you mean 'params'"),
         ({"params": 0.3, "flops": 0.2}, {}, "names one of params, flops, latency; got params, flops"),
         ({"keep": ["head"]}, {}, "names one of params, flops, latency; got none"),
+        ({"params": "a third"}, {}, "the params of a pruning budget is the share to take away, as 0.35; got 'a third'"),
         (0.3, {"steps": 0}, "steps is 0: one, or more together with train="),
         (0.3, {"steps": 2}, "steps is 2: one, or more together with train="),
     ],

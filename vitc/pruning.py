@@ -11,6 +11,7 @@ import torch
 
 from vitc.calibration import calibration_stream
 from vitc.capture import capture
+from vitc.cost.machine import measured_here
 from vitc.errors import InputError, unknown
 from vitc.passes.pruning.grouping import find_groups
 from vitc.passes.pruning.groups import Groups
@@ -72,13 +73,14 @@ def prune(
     ranking: 'isomorphic' takes the same share of each structure, 'global' ranks all units by score per cost.
     kinds: what may go: 'mlp', 'heads', 'qk' and 'v' (dimensions of heads), 'width' (of the residual stream), 'blocks'.
     keep: modules that are left alone, as paths or patterns.
+    target: whose tiles widths are rounded to, and on which time is predicted; a CPU is measured for a second, once a process.
     steps, train: an iterative schedule; `train(module)` runs after each step but the last.
 
     Raises CaptureError, InputError, PassError, TargetError.
     """
     if steps < 1 or (steps > 1 and train is None):
         raise InputError(f"steps is {steps}: one, or more together with train=a function that trains the module between them")
-    device = target if isinstance(target, Target) else load_target(target)
+    device = measured_here(target if isinstance(target, Target) else load_target(target))
     options = {"criterion": criterion, "ranking": ranking, "kinds": tuple(kinds), "keep": tuple(keep)}
     step, given = prune_pass(budget, **options)
     program = canonical(capture(model, device, example_inputs, batch))

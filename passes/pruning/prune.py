@@ -10,11 +10,10 @@ from typing import Literal, get_args
 import torch
 
 from vitc.cost import block_of
-from vitc.cost.here import with_measured_rates
 from vitc.errors import PassError, unknown
 from vitc.graph.nodes import module_path
 from vitc.passes.pruning.apply import apply_cuts, prepare
-from vitc.passes.pruning.costs import Cost, CostModel
+from vitc.passes.pruning.costs import Cost, CostModel, total
 from vitc.passes.pruning.criteria import Criterion, data_free, get_criterion
 from vitc.passes.pruning.facts import Facts
 from vitc.passes.pruning.grouping import find_groups
@@ -66,9 +65,13 @@ class Prune(Pass):
         criterion = self._criterion(program)
         scorers = _scorers(criterion, offered)
         facts = Facts(program, groups, _needs(scorers.values(), criterion))
-        model = CostModel(program, groups.flow, with_measured_rates(program.target))
+        model = CostModel(program, groups.flow)
+        if model.untimed and self.of == "latency":
+            raise PassError(f"prune: of=latency cannot be met, {model.untimed}; vitc.prune and vitc.compile measure a cpu by themselves")
         cuts, before, after = self._choose(program, groups, offered, _scores(offered, scorers, facts), model)
         program = program.note(_summary(criterion, cuts, before, after))
+        if model.untimed:
+            program = program.note(f"no cut was checked to make anything faster: {model.untimed}")
         program = apply_cuts(program, facts, cuts, criterion.compensation)
         earlier = program.pruning
         plan = PrunePlan(
@@ -228,27 +231,28 @@ def _scores(groups: list[Group], scorers: Mapping[str, Criterion], facts: Facts)
 
 
 def _useless(chosen: Mapping[str, list[int]], model: CostModel, groups: Groups) -> dict[str, str]:
-    """The cuts without which the model would be as fast, with the reason."""
+    """The cuts without which the model would be as fast, with the reason; none where no time can be predicted."""
     with_all = model.of(features_of(groups, chosen)[0]).ms
     found = {}
     for name in chosen:
         without = model.of(features_of(groups, {n: u for n, u in chosen.items() if n != name})[0]).ms
-        if without <= with_all:
+        if with_all is not None and without is not None and without <= with_all:
             found[name] = f"a cut to {len(chosen[name])} fewer makes nothing faster on {model.target.name}"
     return found
 
 
 def _cut(group: Group, removed: list[int], was: Mapping[str, Cost], now: Mapping[str, Cost], reason: str | None) -> Cut:
     block = block_of(module_path(group.sources[0]))
-    ms = (was[block].ms, now[block].ms) if block in was else (0.0, 0.0)
+    before, after = (costs[block].ms if block in costs else 0.0 for costs in (was, now))
+    ms = None if before is None or after is None else (before, after)
     return Cut(group.name, group.kind, len(group), () if reason else tuple(removed), ms, reason)
 
 
 def _summary(criterion: Criterion, cuts: list[Cut], before: Mapping[str, Cost], after: Mapping[str, Cost]) -> str:
-    shares = []
-    for name, field in (("params", "params"), ("FLOPs", "flops"), ("predicted time", "ms")):
-        was, now = (sum(getattr(c, field) for c in blocks.values()) for blocks in (before, after))
-        shares.append(f"{name} −{1 - now / was:.1%}")
+    was, now = total(before.values()), total(after.values())
+    shares = [f"params −{1 - now.params / was.params:.1%}", f"FLOPs −{1 - now.flops / was.flops:.1%}"]
+    if was.ms is not None and now.ms is not None:
+        shares.append(f"predicted time −{1 - now.ms / was.ms:.1%}")
     made = sum(bool(c.removed) for c in cuts)
     return f"{', '.join(shares)} by {made} cuts of {len(cuts)} groups, criterion {criterion.name}"
 

@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vitc
+from vitc.cost.machine import measured_here
 from vitc.demo.digits import DigitsViT
 from vitc.errors import InputError, PassError
 from vitc.pruning import replay_pruning
+from vitc.targets import load
 
 IMAGES = torch.randn(2, 1, 8, 8)
 
@@ -125,6 +127,14 @@ def test_compile_takes_calibration_for_the_criterion() -> None:
     compiled = vitc.compile(_vit(), "cpu", example_inputs=IMAGES, prune=0.3, calibration=images, quantize="int8")
     assert "pruned by obs for cpu" in str(compiled.report())
     assert compiled.program.stage == "quantized"
+
+
+def test_a_cpu_is_measured_where_cuts_are_weighed() -> None:
+    measured = measured_here(load("cpu"))
+    assert _prune(_vit(), {"flops": 0.2}).program.target == measured
+    own = "canonical,prune{ratio=0.01,of=latency,quantum=1},tile-attention"
+    assert vitc.plan(_vit(), "cpu", example_inputs=IMAGES, pipeline=own).program.target == measured
+    assert vitc.plan(_vit(), "cpu", example_inputs=IMAGES, pipeline="canonical,tile-attention").program.target == load("cpu")
 
 
 def test_prune_beside_a_pipeline_is_refused() -> None:

@@ -12,6 +12,7 @@ from small_vits import CPU, Shape, SmallViT
 
 import vitc
 from vitc.errors import PassError
+from vitc.passes.pruning.costs import Cost
 from vitc.passes.pruning.plan import Cut, PrunePlan
 
 IMAGES = torch.randn(2, 3, 8, 8)
@@ -25,6 +26,9 @@ def plan() -> PrunePlan:
 def test_a_plan_comes_back_from_its_file(plan: PrunePlan, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     assert PrunePlan.load(tmp_path / "plan.json") == plan
+    untimed = replace(plan, steps=((replace(plan.steps[0][0], ms=None),),), after={"head": Cost(1.0, 4.0, 2.0, None)})
+    untimed.save(tmp_path / "plan.json")
+    assert PrunePlan.load(tmp_path / "plan.json") == untimed
 
 
 @pytest.mark.parametrize(

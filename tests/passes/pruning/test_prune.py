@@ -51,8 +51,7 @@ def test_golden(program: Program) -> None:
 @pytest.mark.parametrize(("of", "ratio"), [("params", 0.2), ("flops", 0.2), ("latency", 0.1)])
 @pytest.mark.parametrize("ranking", ["isomorphic", "global"])
 def test_budgets(program: Program, of: str, ratio: float, ranking: str) -> None:
-    # A device of fixed figures, not this machine's measured ones, whose launches cost nothing: else they are nearly all of
-    # a small model's time, and no narrower layer saves one.
+    # A device whose launches cost nothing: else they are nearly all of a small model's time, and no narrower layer saves one.
     program = program.evolve(target=replace(load("orin"), launch_overhead_us=1e-6))
     plan = _through(program, f"prune{{ratio={ratio},of={of},ranking={ranking},quantum=1}}").pruning
     assert plan is not None
@@ -96,7 +95,7 @@ def test_what_is_kept_is_left_alone(program: Program) -> None:
 
 
 def test_widths_are_multiples_of_the_targets_quantum() -> None:
-    program = program_of(SmallViT(Shape(heads=4, head_dim=32), depth=1), target="orin")
+    program = program_of(SmallViT(Shape(heads=4, head_dim=32), depth=1), target=load("orin"))
     pruned = _through(program, "prune{ratio=0.3}")
     assert pruned.pruning is not None
     left = {cut.group: cut.units - len(cut.removed) for cut in pruned.pruning.steps[0]}
@@ -165,6 +164,20 @@ def test_a_device_on_which_nothing_pays_is_named(program: Program) -> None:
     launches = program.evolve(target=replace(load("orin"), launch_overhead_us=1e20))
     with pytest.raises(PassError, match=r"at most 0.0% can go .*; blocks.0.mlp.fc1:mlp: a cut to \d+ fewer makes nothing faster on orin"):
         _through(launches, "prune{ratio=0.3,kinds=[mlp]}")
+
+
+def test_without_rates_latency_is_refused_and_other_budgets_cut_unchecked(program: Program) -> None:
+    unknown = program.evolve(target=load("cpu"))
+    with pytest.raises(PassError, match="of=latency cannot be met, target 'cpu' has no fp32_tflops.*; vitc.prune and vitc.compile measure"):
+        _through(unknown, "prune{ratio=0.2,of=latency}")
+    pruned = _through(unknown, "prune{ratio=0.2,of=flops}")
+    summary, unchecked = pruned.journal[-1].notes
+    assert "predicted time" not in summary
+    assert unchecked.startswith("no cut was checked to make anything faster: target 'cpu' has no fp32_tflops, so no time can be")
+    assert pruned.pruning is not None
+    assert pruned.pruning.total("after").ms is None
+    assert "predicted" not in str(pruned.pruning.steps[0][0])
+    assert "? →      ?" in str(pruned.pruning)
 
 
 def test_what_stays_makes_up_is_noted(program: Program) -> None:

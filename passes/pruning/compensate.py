@@ -8,9 +8,9 @@ from torch.fx import Node
 from vitc.graph import Rewriter, constant
 from vitc.passes.pruning.criteria import Compensation
 from vitc.passes.pruning.facts import Facts, reads_rows
+from vitc.passes.pruning.layers import is_depthwise
 from vitc.passes.pruning.names import take_names
 from vitc.passes.pruning.removal import regression
-from vitc.passes.pruning.rules import is_depthwise
 from vitc.passes.pruning.tags import NOBODY
 from vitc.program import Program
 

@@ -17,7 +17,7 @@ from vitc.cost import OpCost, block_of, predict
 from vitc.errors import TargetError
 from vitc.graph.nodes import is_constant, module_path
 from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.rules import LAYERS, is_depthwise
+from vitc.passes.pruning.layers import LAYERS, is_depthwise
 from vitc.passes.pruning.tags import NOBODY, core
 from vitc.program import Program
 

@@ -14,7 +14,8 @@ from vitc.graph import constant
 from vitc.graph.movement import example_shape
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.groups import Groups
-from vitc.passes.pruning.rules import CONVOLUTIONS, LAYERS, channel_dim, is_depthwise, sdpa
+from vitc.passes.pruning.layers import CONVOLUTIONS, LAYERS, channel_dim, is_depthwise
+from vitc.passes.pruning.products import sdpa
 from vitc.passes.pruning.tags import NOBODY, core
 from vitc.program import Program
 

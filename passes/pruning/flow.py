@@ -2,7 +2,7 @@
 
 A feature is one output of one layer: a row of a linear's weight, a channel of a convolution; or one head of an
 attention. Features are numbered; each layer has a consecutive range. Following them through the graph
-(vitc.passes.pruning.rules) finds which belong together.
+(vitc.passes.pruning.follow) finds which belong together.
 """
 
 from __future__ import annotations

@@ -14,8 +14,9 @@ from torch.fx import Node
 
 from vitc.passes.pruning.blocks import block_groups
 from vitc.passes.pruning.flow import ROLES, Flow
+from vitc.passes.pruning.follow import follow
 from vitc.passes.pruning.groups import Group, Groups, Kind, Refusal, path_of
-from vitc.passes.pruning.rules import follow, is_depthwise
+from vitc.passes.pruning.layers import is_depthwise
 from vitc.program import Program
 
 #: What the classes of one group have in common: kind, sources, readers, the attention they are in, number of features.

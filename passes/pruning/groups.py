@@ -12,7 +12,7 @@ from torch.fx import Node
 
 from vitc.graph.nodes import module_path, where
 from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.rules import LAYERS
+from vitc.passes.pruning.layers import LAYERS
 
 Kind = Literal["mlp", "heads", "qk", "v", "width", "blocks"]
 

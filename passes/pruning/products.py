@@ -14,6 +14,7 @@ from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.tags import NOBODY, core, varies, without
 
 aten = torch.ops.aten
+sdpa = aten.scaled_dot_product_attention.default
 
 Tags = torch.Tensor
 Operands = Mapping[Node, Any]

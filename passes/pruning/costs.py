@@ -112,7 +112,7 @@ class _Shares:
     def __init__(self, flow: Flow, nodes: Iterable[Node]) -> None:
         self.keys: list[object] = []
         features, owners, weights = [], [], []
-        entries: list[tuple[object, torch.Tensor]] = [(n, flow.tags[n]) for n in nodes if isinstance(flow.tags.get(n), torch.Tensor)]
+        entries: list[tuple[object, torch.Tensor]] = [(n, tags) for n in nodes if (tags := flow.tags_of(n)) is not None]
         entries += [(("columns", n), row) for n, row in flow.columns.items()]
         for key, tags in entries:
             found, counts = core(tags).unique(return_counts=True)

@@ -135,7 +135,8 @@ class GradVariance(Criterion):
     def score(self, layer: Layer) -> torch.Tensor:
         assert layer.gradient is not None
         assert layer.variance is not None
-        return layer.gradient.norm(dim=1) * layer.variance
+        norm: torch.Tensor = layer.gradient.norm(dim=1)
+        return norm * layer.variance
 
 
 @register_criterion

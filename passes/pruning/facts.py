@@ -12,6 +12,7 @@ from torch.fx import Interpreter, Node
 from vitc.errors import PassError
 from vitc.graph import constant
 from vitc.graph.movement import example_shape
+from vitc.graph.nodes import operand
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.groups import Groups
 from vitc.passes.pruning.layers import CONVOLUTIONS, LAYERS, channel_dim, is_depthwise
@@ -114,7 +115,7 @@ class Facts:
 
 def weight_rows(module: torch.fx.GraphModule, layer: Node) -> torch.Tensor:
     """[out, fan-in], the bias as the last column."""
-    parts = [constant(module, layer.args[1]).flatten(1)]
+    parts = [constant(module, operand(layer, 1)).flatten(1)]
     if len(layer.args) > 2 and isinstance(layer.args[2], Node):
         parts.append(constant(module, layer.args[2])[:, None])
     return torch.cat(parts, 1).float()
@@ -124,7 +125,7 @@ def reads_rows(layer: Node) -> bool:
     """Whether a layer multiplies each place of its input by one matrix: a linear, or a convolution with a kernel of 1."""
     if layer.target is aten.linear.default:
         return True
-    return layer.target in CONVOLUTIONS and example_shape(layer.args[1])[1:] == (example_shape(layer.args[0])[1], 1, 1)
+    return layer.target in CONVOLUTIONS and example_shape(operand(layer, 1))[1:] == (example_shape(operand(layer))[1], 1, 1)
 
 
 class _Moments:
@@ -160,15 +161,20 @@ class _Observer(Interpreter):
 
     def run_node(self, n: Node) -> Any:
         if n in self.flow.columns and not is_depthwise(n):
-            value = self.env[n.args[0]]
-            self.moments.add(value, self.flow.tags[n.args[0]])
+            value = self._add(operand(n))
             if self.covariance and reads_rows(n) and not bool(self.flow.summed[self.flow.columns[n].clamp(0).long()].any()):
                 self.moments.add_products(n, value)
         elif n.target in (sdpa, aten.matmul.default, aten.bmm.default):
-            for operand in n.args[:3] if n.target is sdpa else n.args[:2]:
-                if isinstance(tags := self.flow.tags.get(operand), torch.Tensor):
-                    self.moments.add(self.env[operand], tags)
+            for i in range(3 if n.target is sdpa else 2):
+                self._add(operand(n, i))
         return super().run_node(n)
+
+    def _add(self, node: Node) -> torch.Tensor:
+        """Adds a value that is read to the sums of its features, and returns it."""
+        value: torch.Tensor = self.env[node]
+        if (tags := self.flow.tags_of(node)) is not None:
+            self.moments.add(value, tags)
+        return value
 
 
 def _observe(program: Program, flow: Flow, covariance: bool) -> _Moments:
@@ -206,4 +212,4 @@ def _gradients(program: Program, layers: list[Node]) -> dict[Node, tuple[torch.T
     finally:
         for p, flag in zip(wanted, was, strict=True):
             p.requires_grad_(flag)
-    return {node: tuple(t / count for t in terms) for node, terms in sums.items()}
+    return {node: (g / count, squared / count, saliency / count) for node, (g, squared, saliency) in sums.items()}

@@ -13,9 +13,9 @@ from torch.fx.node import map_arg
 
 from vitc.graph import constant
 from vitc.graph.movement import MOVEMENT, SPLITTING, example_size
-from vitc.graph.nodes import is_constant, where
+from vitc.graph.nodes import called, is_constant, operand, where
 from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.layers import LAYERS, layer
+from vitc.passes.pruning.layers import LAYERS, through_layer
 from vitc.passes.pruning.rules import MORE_MOVEMENT, RULES
 from vitc.passes.pruning.tags import packed
 from vitc.program import Program
@@ -29,8 +29,8 @@ def follow(program: Program) -> Flow:
     twins: dict[str, Node] = {}
     for node in program.graph.nodes:
         if node.op == "output":
-            for operand in node.all_input_nodes:
-                flow.freeze(flow.tags.get(operand), "the model returns them")
+            for returned in node.all_input_nodes:
+                flow.freeze(flow.tags.get(returned), "the model returns them")
         if node.op != "call_function" or isinstance(node.meta["val"], (int, torch.SymInt)):
             continue
         result = _apply(program, flow, node, twins)
@@ -43,27 +43,27 @@ def follow(program: Program) -> Flow:
 
 def _apply(program: Program, flow: Flow, node: Node, twins: dict[str, Node]) -> Any:
     if node.target in LAYERS:
-        return layer(flow, node, twins)
-    if node.target in MOVEMENT | SPLITTING | MORE_MOVEMENT and node.args[0] in flow.tags:
-        return _run(program, node, flow.tags[node.args[0]])
+        return through_layer(flow, node, twins)
+    if node.target in MOVEMENT | SPLITTING | MORE_MOVEMENT and operand(node) in flow.tags:
+        return _run(program, node, flow.tags[operand(node)])
     rule = RULES.get(node.target)
     if not any(n in flow.tags for n in node.all_input_nodes):
         return None
     result = rule(flow, node, flow.tags) if rule is not None else None
     if result is None:
-        for operand in node.all_input_nodes:
-            flow.freeze(flow.tags.get(operand), f"they reach {where(node)}, behind which features are not followed")
+        for source in node.all_input_nodes:
+            flow.freeze(flow.tags.get(source), f"they reach {where(node)}, behind which features are not followed")
     return result
 
 
 def _run(program: Program, node: Node, tags: Any) -> Any:
-    def value(operand: Node) -> Any:
-        return constant(program.module, operand) if is_constant(operand) else example_size(operand)
+    def value(position: Node) -> Any:
+        return constant(program.module, position) if is_constant(position) else example_size(position)
 
     if isinstance(tags, tuple):
         return None
-    args = map_arg(node.args[1:], value)
+    args: Any = map_arg(node.args[1:], value)
     if node.target in (aten.view.default, aten._unsafe_view.default, aten.reshape.default):
         return tags.reshape(args[0])
-    result = node.target(tags, *args, **node.kwargs)
+    result = called(node)(tags, *args, **node.kwargs)
     return tuple(result) if isinstance(result, (list, tuple)) else result

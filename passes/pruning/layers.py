@@ -6,7 +6,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph.movement import example_shape
-from vitc.graph.nodes import is_constant, where
+from vitc.graph.nodes import argument, is_constant, operand, where
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.products import Tags
 from vitc.passes.pruning.tags import core
@@ -23,17 +23,18 @@ def channel_dim(layer: Node) -> int:
 
 
 def conv_groups(layer: Node) -> int:
-    return int(layer.args[6]) if layer.target in CONVOLUTIONS and len(layer.args) > 6 else 1
+    return int(argument(layer, 6, "groups", 1)) if layer.target in CONVOLUTIONS else 1
 
 
 def is_depthwise(layer: Node) -> bool:
     groups = conv_groups(layer)
-    return groups > 1 and groups == example_shape(layer)[1] == example_shape(layer.args[0])[1]
+    return groups > 1 and groups == example_shape(layer)[1] == example_shape(operand(layer))[1]
 
 
-def layer(flow: Flow, node: Node, twins: dict[str, Node]) -> Tags | None:
-    source, weight, dim = node.args[0], node.args[1], channel_dim(node)
-    incoming = flow.tags.get(source)
+def through_layer(flow: Flow, node: Node, twins: dict[str, Node]) -> Tags | None:
+    """The rule of layers: their rows are new features. `twins`: the first layer of each weight."""
+    weight, dim = operand(node, 1), channel_dim(node)
+    incoming = flow.tags_of(operand(node))
     if not is_constant(weight):
         flow.freeze(incoming, f"they reach {where(node)}, whose weight is computed")
         flow.freeze(flow.tags.get(weight), f"they are the weight of {where(node)}")
@@ -49,8 +50,9 @@ def layer(flow: Flow, node: Node, twins: dict[str, Node]) -> Tags | None:
         return None if row is None else row.reshape(shape).expand(example_shape(node))
     numbers = flow.number(node, example_shape(node)[dim])
     twin = twins.setdefault(str(weight.target), node)
-    if twin is not node:
-        flow.tie(numbers, core(flow.tags[twin]).flatten(), node)
+    made = flow.tags_of(twin)
+    if made is not None:  # else the twin is the layer itself
+        flow.tie(numbers, core(made).flatten(), node)
         if node in flow.columns and twin in flow.columns:
             flow.tie(flow.columns[node], flow.columns[twin], node)
     if conv_groups(node) > 1:

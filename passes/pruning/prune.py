@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal, get_args
@@ -14,7 +14,7 @@ from vitc.errors import PassError, unknown
 from vitc.graph.nodes import module_path
 from vitc.passes.pruning.apply import apply_cuts, prepare
 from vitc.passes.pruning.costs import Cost, CostModel, total
-from vitc.passes.pruning.criteria import Criterion, data_free, get_criterion
+from vitc.passes.pruning.criteria import Compensation, Criterion, data_free, get_criterion
 from vitc.passes.pruning.facts import Facts
 from vitc.passes.pruning.grouping import find_groups
 from vitc.passes.pruning.groups import Group, Groups, Kind
@@ -25,6 +25,7 @@ from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 Measure = Literal["params", "flops", "latency"]
+_COMPENSATION_NEEDS: Mapping[Compensation, set[str]] = {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}
 _FIELD = {"params": "params", "flops": "flops", "latency": "ms"}
 
 
@@ -188,14 +189,13 @@ def replay(plan: PrunePlan, program: Program) -> Program:
         program = prepare(program, {cut.kind for cut in step})
         groups = find_groups(program)
         check_cuts(step, groups)
-        needs = {"mean": ("activations",), "least-squares": ("covariance",), "none": ()}[compensation]
-        program = apply_cuts(program, Facts(program, groups, needs), step, compensation)
+        program = apply_cuts(program, Facts(program, groups, _COMPENSATION_NEEDS[compensation]), step, compensation)
     return program.evolve(pruning=plan)
 
 
 def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:
     """The criterion for each kind. Queries and keys are read by no layer: where the criterion cannot see them, 'snp' does."""
-    scorers = {}
+    scorers: dict[str, Criterion] = {}
     for kind in dict.fromkeys(g.kind for g in groups):
         if criterion.kinds is None or kind in criterion.kinds:
             scorers[kind] = criterion
@@ -209,9 +209,8 @@ def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:
     return scorers
 
 
-def _needs(scorers: object, criterion: Criterion) -> set[str]:
-    needs = {need for scorer in scorers for need in scorer.needs}  # type: ignore[attr-defined]
-    return needs | {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}[criterion.compensation]
+def _needs(scorers: Iterable[Criterion], criterion: Criterion) -> set[str]:
+    return {need for scorer in scorers for need in scorer.needs} | _COMPENSATION_NEEDS[criterion.compensation]
 
 
 def _scores(groups: list[Group], scorers: Mapping[str, Criterion], facts: Facts) -> dict[str, torch.Tensor]:

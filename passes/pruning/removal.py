@@ -12,6 +12,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import constant
+from vitc.graph.nodes import operand
 
 if TYPE_CHECKING:
     from vitc.passes.pruning.facts import Facts
@@ -33,7 +34,8 @@ def regression(covariance: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
     """[|P|, |S|]: the coefficients that predict the inputs marked in `gone` from the others."""
     c = damped(covariance)
     stays = ~gone
-    return torch.linalg.solve(c[stays][:, stays], c[stays][:, gone]).T
+    solved: torch.Tensor = torch.linalg.solve(c[stays][:, stays], c[stays][:, gone])
+    return solved.T
 
 
 def columns_of(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
@@ -53,7 +55,7 @@ def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
     and the inverse of the rest is H⁻¹_SS − H⁻¹_SP (H⁻¹_PP)⁻¹ H⁻¹_PS.
     """
     _, covariance = facts.covariance(reader)
-    weight = constant(facts.module, reader.args[1]).flatten(1).float()
+    weight = constant(facts.module, operand(reader, 1)).flatten(1).float()
     columns = columns_of(facts, group, reader)
     inverse = torch.linalg.inv(damped(covariance))
     weight = weight.clone()
@@ -78,7 +80,7 @@ def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
 def alone(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
     """[units]: Var(x_f)·‖W_f‖², the error that replacing each input by its mean makes in a reader whose inputs' covariance is
     not known (a convolution with a kernel larger than 1)."""
-    weight = constant(facts.module, reader.args[1]).transpose(0, 1).flatten(1).float()
+    weight = constant(facts.module, operand(reader, 1)).transpose(0, 1).flatten(1).float()
     feature = facts.flow.columns[reader].long()
     error = torch.zeros(facts.flow.count).index_add_(0, feature, weight.square().sum(1) * facts.variance[feature].float())
     return error[group.units].sum(1)

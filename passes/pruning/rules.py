@@ -7,14 +7,14 @@ can be followed further (the features that end there are then frozen, with the r
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
 
 from vitc.graph.movement import MOVEMENT, example_shape
-from vitc.graph.nodes import is_constant, is_tensor
+from vitc.graph.nodes import argument, is_constant, is_tensor, operand
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.products import Operands, Tags, attention, matmul, meet, reduce, sdpa, softmax
 from vitc.passes.pruning.tags import NOBODY, core, varies
@@ -52,18 +52,18 @@ _CHANNELWISE = frozenset(
 
 
 def _getitem(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    whole = tags.get(node.args[0])
-    return whole[node.args[1]] if isinstance(whole, tuple) else None
+    whole = tags.get(operand(node))
+    return whole[argument(node, 1)] if isinstance(whole, tuple) else None
 
 
 def _pointwise(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    return tags.get(node.args[0])
+    return tags.get(operand(node))
 
 
 def _concatenate(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    parts: list[Node] = node.args[0]  # type: ignore[assignment]
-    dim = int(node.args[1]) if len(node.args) > 1 else int(node.kwargs.get("dim", 0))
-    known = [tags[n] for n in parts if n in tags]
+    parts: Sequence[Node] = argument(node, 0)
+    dim = int(argument(node, 1, "dim", 0))
+    known: list[Tags] = [tags[n] for n in parts if n in tags]
     if any(n not in tags and not from_constants(n) for n in parts):
         return None
     if not any(varies(t, dim) for t in known):  # tokens of a weight are sliced like their neighbours
@@ -74,15 +74,15 @@ def _concatenate(flow: Flow, node: Node, tags: Operands) -> Tags | None:
 
 
 def _stack(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    parts: list[Node] = node.args[0]  # type: ignore[assignment]
+    parts: Sequence[Node] = argument(node, 0)
     if any(n not in tags for n in parts):
         return None
-    return torch.stack([tags[n] for n in parts], *node.args[1:], **node.kwargs)
+    return torch.stack([tags[n] for n in parts], int(argument(node, 1, "dim", 0)))
 
 
 def _pad(flow: Flow, node: Node, tags: Operands) -> Tags:
-    tensor: Tags = tags[node.args[0]]
-    pads: list[int] = node.args[1]  # type: ignore[assignment]
+    tensor: Tags = tags[operand(node)]
+    pads: Sequence[int] = argument(node, 1)
     padded = [tensor.ndim - 1 - i // 2 for i, p in enumerate(pads) if p]
     if not varies(tensor, *padded):
         return core(tensor).expand(example_shape(node))
@@ -90,10 +90,11 @@ def _pad(flow: Flow, node: Node, tags: Operands) -> Tags:
 
 
 def _binary(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    left, right = node.args[:2]
+    left, right = argument(node, 0), argument(node, 1)
     if left in tags and right in tags:
         return meet(flow, node, tags[left], tags[right])
-    known, other = (tags[left], right) if left in tags else (tags[right], left)
+    known: Tags = tags[left if left in tags else right]
+    other = right if left in tags else left
     if not is_tensor(other):
         return known
     shape = example_shape(node)
@@ -108,10 +109,10 @@ def _binary(flow: Flow, node: Node, tags: Operands) -> Tags | None:
 
 
 def _norm_over_row(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    known = tags.get(node.args[0])
+    known: Tags | None = tags.get(operand(node))
     if known is None:
         return None
-    dims = range(known.ndim - len(node.args[1]), known.ndim)
+    dims = range(known.ndim - len(argument(node, 1)), known.ndim)
     if varies(known, *dims):
         flow.mark(flow.normed, known)
         flow.mark(flow.indexed, known)
@@ -119,7 +120,7 @@ def _norm_over_row(flow: Flow, node: Node, tags: Operands) -> Tags | None:
 
 
 def _group_norm(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    known = tags[node.args[0]]
+    known: Tags = tags[operand(node)]
     if node.args[1] != 1:
         return None
     flow.mark(flow.normed, known)
@@ -127,7 +128,7 @@ def _group_norm(flow: Flow, node: Node, tags: Operands) -> Tags | None:
 
 
 def _channelwise(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    known = tags[node.args[0]]
+    known: Tags = tags[operand(node)]
     return None if varies(known, *range(2, known.ndim)) else core(known).expand(example_shape(node))
 
 

@@ -8,6 +8,7 @@ it the class token, one row of many and all that a classifier reads, would count
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +17,12 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
+from vitc.graph.movement import example_shape
 from vitc.passes.interpreter import FastInterpreter
+from vitc.program import Program
+
+#: Rows of the largest GEMM that are run at a time.
+_TOKENS = 512
 
 
 def output_gradients(
@@ -53,3 +59,15 @@ class _Keeping(FastInterpreter):
         if n in self.wanted:
             self.kept[n] = result
         return result
+
+
+def images_at_a_time(program: Program) -> int:
+    """How many images run at a time, so that a backward run keeps the activations of few tokens; a fixed batch's own."""
+    return max(1, _TOKENS // tokens_of(program)) if program.batch is not None else program.example_inputs[0].shape[0]
+
+
+def tokens_of(program: Program) -> int:
+    """Rows an image has in the largest GEMM."""
+    linears = program.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
+    batch = program.example_inputs[0].shape[0]
+    return max([math.prod(example_shape(n)[:-1]) // batch for n in linears], default=1) or 1

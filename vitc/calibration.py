@@ -79,7 +79,7 @@ class CalibrationStream:
 
     def _raw(self) -> Iterable[Any]:
         if isinstance(self.batches, (torch.Tensor, np.ndarray)):
-            return torch.as_tensor(self.batches).split(self.batch_size)  # type: ignore[no-untyped-call, no-any-return]
+            return torch.as_tensor(self.batches).split(self.batch_size)  # type: ignore[no-any-return]
         if isinstance(self.batches, Iterable) and not isinstance(self.batches, (str, bytes)):
             return self.batches
         raise CalibrationError(

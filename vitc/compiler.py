@@ -13,6 +13,7 @@ import torch
 from vitc.calibration import replayable
 from vitc.capture import capture
 from vitc.compiled import CompiledModel
+from vitc.cost.machine import measured_here
 from vitc.errors import InputError
 from vitc.pipeline.base import Pass
 from vitc.pipeline.default import CANONICAL
@@ -45,8 +46,7 @@ def plan(
 ) -> Plan:
     """Everything `compile` does up to the ONNX model, without building an engine. Arguments as for `compile`."""
     choices = Choices(attention, quantize, pipeline)
-    device = target if isinstance(target, Target) else load_target(target)
-    program = capture(model, device, example_inputs, batch)
+    program = capture(model, _device(target, prune is not None or choices.prunes), example_inputs, batch)
     calibration = replayable(calibration)  # pruning may read it, then calibration
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
@@ -109,8 +109,7 @@ def compile(
     # A search measures the first and the last layer too; without one they stay in floating point.
     measured = calibration is not None and max_drop is not None and quantize in ("auto", "int8")
     choices = Choices(attention, INT8_EVERYWHERE if measured else quantize, pipeline)
-    device = target if isinstance(target, Target) else load_target(target)
-    program = capture(model, device, example_inputs, batch)
+    program = capture(model, _device(target, prune is not None or choices.prunes), example_inputs, batch)
     calibration = replayable(calibration)
     instruments = _instruments(dump, progress)
     start = _pruned(program, prune, calibration, pipeline, instruments)
@@ -118,7 +117,7 @@ def compile(
     made = make_plan(program, start, calibration, choices, instruments, resume)
     if made.program.stage != "quantized" or pipeline is not None:
         return _finished(CompiledModel.from_plan(made), made)
-    measures = device.kind == "cpu" and quantize == "auto"
+    measures = program.target.kind == "cpu" and quantize == "auto"
     if max_drop is not None:
         from vitc.mixed.choose import Mixes
 
@@ -133,6 +132,12 @@ def compile(
     if not measures:
         return _finished(chosen, made)
     return _faster(CompiledModel.from_plan(make_plan(program, start, None, replace(choices, quantize=None))), chosen, made)
+
+
+def _device(target: str | Path | Target, prunes: bool) -> Target:
+    """The target, with rates that cuts can be weighed by where any will be made."""
+    device = target if isinstance(target, Target) else load_target(target)
+    return measured_here(device) if prunes else device
 
 
 def _pruned(

@@ -20,6 +20,7 @@ from vitc.lowering.lint import LintReport, lint
 from vitc.lowering.onnx.model import OnnxModel, lower
 from vitc.lowering.substitution import Match, match
 from vitc.lowering.substitution import replace as substitute
+from vitc.passes.pruning.prune import Prune
 from vitc.passes.pruning.samples import Samples
 from vitc.pipeline.base import Pass
 from vitc.pipeline.default import CANONICAL, precision_passes, structure_passes
@@ -90,6 +91,11 @@ class Choices:
         return parse_pipeline(self.pipeline) if isinstance(self.pipeline, str) else tuple(self.pipeline)
 
     @property
+    def prunes(self) -> bool:
+        """Whether the user's own pipeline prunes."""
+        return any(isinstance(item, Prune) for item in self.passes or ())
+
+    @property
     def int8_options(self) -> bool:
         """Whether `quantize` is the text of the one pass. Raises PipelineError for options that it has not."""
         if not isinstance(self.quantize, str) or not self.quantize.startswith(_INT8):
@@ -154,7 +160,7 @@ def _int8_attention(tiled: Program) -> bool:
 def _report(before: Program, after: Program, matches: Sequence[Match]) -> Report:
     target = after.target
     costs = op_costs(after)
-    prediction = predict(costs, measured_here(target) if target.kind == "cpu" else target)
+    prediction = predict(costs, measured_here(target))
     skipped = [] if after.stage == "quantized" else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
     if after.pruning is None:
         skipped.append("pruning: pass prune=0.35, or {'flops': 0.4}; it costs accuracy, which training recovers")

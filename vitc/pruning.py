@@ -11,6 +11,7 @@ import torch
 
 from vitc.calibration import calibration_stream
 from vitc.capture import capture
+from vitc.cost.machine import measured_here
 from vitc.errors import InputError, unknown
 from vitc.passes.pruning.grouping import find_groups
 from vitc.passes.pruning.groups import Groups
@@ -72,13 +73,14 @@ def prune(
     ranking: 'isomorphic' takes the same share of each structure, 'global' ranks all units by score per cost.
     kinds: what may go: 'mlp', 'heads', 'qk' and 'v' (dimensions of heads), 'width' (of the residual stream), 'blocks'.
     keep: modules that are left alone, as paths or patterns.
+    target: whose tiles widths are rounded to, and on which time is predicted; a CPU is measured for a second, once a process.
     steps, train: an iterative schedule; `train(module)` runs after each step but the last.
 
     Raises CaptureError, InputError, PassError, TargetError.
     """
     if steps < 1 or (steps > 1 and train is None):
         raise InputError(f"steps is {steps}: one, or more together with train=a function that trains the module between them")
-    device = target if isinstance(target, Target) else load_target(target)
+    device = measured_here(target if isinstance(target, Target) else load_target(target))
     options = {"criterion": criterion, "ranking": ranking, "kinds": tuple(kinds), "keep": tuple(keep)}
     step, given = prune_pass(budget, **options)
     program = canonical(capture(model, device, example_inputs, batch))
@@ -137,7 +139,10 @@ def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
         return Prune(plan=str(chosen["plan"])), given
     if len(measures) != 1:
         raise InputError(f"a pruning budget names one of {', '.join(_MEASURES)}; got {', '.join(measures) or 'none'}")
-    return Prune(ratio=float(budget[measures[0]]), of=measures[0], **chosen), given  # type: ignore[arg-type]
+    ratio = budget[measures[0]]
+    if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
+        raise InputError(f"the {measures[0]} of a pruning budget is the share to take away, as 0.35; got {ratio!r}")
+    return Prune(ratio=float(ratio), of=measures[0], **chosen), given  # type: ignore[arg-type]
 
 
 def canonical(program: Program) -> Program:

@@ -25,8 +25,8 @@ def ensure_torchvision_imports() -> None:
             raise
         import torch
 
-        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+        library = torch.library.Library("torchvision", "FRAGMENT")
         for name in ("nms", "qnms"):
-            library.define(name + _SCHEMA)  # type: ignore[no-untyped-call]
+            library.define(name + _SCHEMA)
         _kept.append(library)
         importlib.import_module("torchvision")

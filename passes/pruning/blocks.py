@@ -11,7 +11,7 @@ from torch.fx import Node
 
 from vitc.cost import block_of
 from vitc.graph import Rewriter
-from vitc.graph.nodes import is_tensor, module_path, same_shape, shape_of
+from vitc.graph.nodes import is_tensor, module_path, operand, same_shape, shape_of
 from vitc.passes.pruning.flow import Flow, Source
 from vitc.passes.pruning.groups import Group
 from vitc.program import Program
@@ -86,7 +86,8 @@ def _skip(node: Node, position: dict[Node, int]) -> Node | None:
     """x of a residual sum x + f(x), or None."""
     if node.target is not aten.add.Tensor or not all(is_tensor(a) for a in node.args[:2]):
         return None
-    for skip, branch in (node.args[:2], node.args[1::-1]):
+    left, right = operand(node), operand(node, 1)
+    for skip, branch in ((left, right), (right, left)):
         if same_shape(shape_of(skip), shape_of(branch)) and _depends(branch, skip, position):
             return skip
     return None
@@ -96,10 +97,10 @@ def _depends(node: Node, on: Node, position: dict[Node, int]) -> bool:
     seen, pending = set(), [node]
     while pending:
         current = pending.pop()
-        for operand in current.all_input_nodes:
-            if operand is on:
+        for source in current.all_input_nodes:
+            if source is on:
                 return True
-            if operand not in seen and position[operand] > position[on]:
-                seen.add(operand)
-                pending.append(operand)
+            if source not in seen and position[source] > position[on]:
+                seen.add(source)
+                pending.append(source)
     return False

@@ -6,11 +6,13 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import Rewriter, constant
+from vitc.graph.nodes import argument, operand
 from vitc.passes.pruning.criteria import Compensation
-from vitc.passes.pruning.facts import Facts, reads_rows
+from vitc.passes.pruning.facts import Facts
+from vitc.passes.pruning.layers import is_depthwise
 from vitc.passes.pruning.names import take_names
+from vitc.passes.pruning.readers import reads_rows
 from vitc.passes.pruning.removal import regression
-from vitc.passes.pruning.rules import is_depthwise
 from vitc.passes.pruning.tags import NOBODY
 from vitc.program import Program
 
@@ -31,13 +33,13 @@ def compensate(program: Program, facts: Facts, removed: torch.Tensor, how: Compe
         direct = not bool(facts.flow.normed[feature.clamp(0).long()].any() | facts.flow.summed[feature.clamp(0).long()].any())
         if not bool(gone.any()) or bool(gone.all()) or is_depthwise(reader) or not reads_rows(reader) or not direct:
             continue
-        weight = constant(program.module, reader.args[1])
+        weight = constant(program.module, operand(reader, 1))
         matrix = weight.flatten(1).clone()
         if how == "mean":
             shift = matrix[:, gone] @ facts.mean[feature[gone].long()].float()
         else:
-            mean, covariance = facts.covariance(reader)
-            onto = regression(covariance, gone)
+            seen = facts.reader(reader)
+            onto, mean = regression(seen.covariance, gone), seen.mean
             shift = matrix[:, gone] @ (mean[gone] - onto @ mean[~gone])
             matrix[:, ~gone] += matrix[:, gone] @ onto
         for old, new in _write(rewriter, reader, matrix.reshape(weight.shape), shift):
@@ -50,13 +52,12 @@ def compensate(program: Program, facts: Facts, removed: torch.Tensor, how: Compe
 
 def _write(rewriter: Rewriter, reader: Node, weight: torch.Tensor, shift: torch.Tensor) -> list[tuple[str, str]]:
     """Gives the reader its weight and bias; returns (old name, new name) of each."""
-    args = [*reader.args, None][:3] if len(reader.args) < 3 else list(reader.args)
-    old = args[2]
-    names = [str(args[1].target)]
+    old = argument(reader, 2)
+    names = [str(operand(reader, 1).target)]
     names.append(str(old.target) if isinstance(old, Node) else names[0].removesuffix("weight") + "bias")
     bias = constant(rewriter.module, old) + shift if isinstance(old, Node) else shift
     new = [rewriter.unique_name(f"{name}_updated") for name in names]
     with rewriter.at(reader):
-        args[1:3] = [rewriter.parameter(n, v.contiguous()) for n, v in zip(new, (weight, bias), strict=True)]
-    reader.args = tuple(args)
+        made = [rewriter.parameter(n, v.contiguous()) for n, v in zip(new, (weight, bias), strict=True)]
+    reader.args = (reader.args[0], *made, *reader.args[3:])
     return list(zip(names, new, strict=True))

@@ -14,44 +14,62 @@ from torch.fx import Node
 
 from vitc.analysis import costed_nodes
 from vitc.cost import OpCost, block_of, predict
+from vitc.errors import TargetError
 from vitc.graph.nodes import is_constant, module_path
 from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.rules import LAYERS, is_depthwise
+from vitc.passes.pruning.layers import LAYERS, is_depthwise
 from vitc.passes.pruning.tags import NOBODY, core
 from vitc.program import Program
-from vitc.targets import Target
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the whole model or a block: elements of weights, their bytes, operations for one image, predicted ms (batch 1)."""
+    """Of the whole model or a block: elements of weights, their bytes, operations for one image, predicted ms (batch 1; None
+    where the target has no rates)."""
 
     params: float
     bytes: float
     flops: float
-    ms: float
+    ms: float | None
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum."""
+    costs = list(costs)
+    ms = [c.ms for c in costs if c.ms is not None]
+    return Cost(
+        sum(c.params for c in costs), sum(c.bytes for c in costs), sum(c.flops for c in costs),
+        sum(ms) if len(ms) == len(costs) else None,
+    )  # fmt: skip
 
 
 class CostModel:
-    """Costs of one program for any set of removed features."""
+    """Costs of one program for any set of removed features, on the program's target.
 
-    def __init__(self, program: Program, flow: Flow, target: Target) -> None:
-        self.target = target
+    `untimed`: why no time can be predicted there; None where it can.
+    """
+
+    def __init__(self, program: Program, flow: Flow) -> None:
+        self.target = program.target
         self.nodes = costed_nodes(program)
-        self._itemsize = 2 if target.default_precision == "fp16" else 4
+        self._itemsize = 2 if self.target.default_precision == "fp16" else 4
         self._shares = _Shares(flow, program.graph.nodes)
         self._weights = _weights(program)
+        self.untimed: str | None = None
+        try:
+            predict([record for _, record in self.nodes], self.target)
+        except TargetError as error:
+            self.untimed = str(error)
 
     def of(self, removed: torch.Tensor) -> Cost:
         """The cost without the removed features [features]."""
-        blocks = self.blocks(removed)
-        return Cost(*(sum(getattr(c, name) for c in blocks.values()) for name in ("params", "bytes", "flops", "ms")))
+        return total(self.blocks(removed).values())
 
     def blocks(self, removed: torch.Tensor) -> dict[str, Cost]:
         """The same by block of the model."""
         share = self._shares.of(removed)
         records = [self._record(node, record, share) for node, record in self.nodes]
-        ms = {b.name: b.ms for b in predict(records, self.target).blocks}
+        ms = {} if self.untimed else {b.name: b.ms for b in predict(records, self.target).blocks}
         params: dict[str, float] = {}
         for size, user, is_matrix in self._weights:
             name = block_of(module_path(user))
@@ -62,8 +80,9 @@ class CostModel:
             name = block_of(record.module)
             work[name] = work.get(name, 0.0) + record.flops
         names = dict.fromkeys([*work, *params])
+        untouched = None if self.untimed else 0.0
         return {
-            n: Cost(params.get(n, 0.0), params.get(n, 0.0) * self._itemsize, work.get(n, 0.0), ms.get(n, 0.0)) for n in names
+            n: Cost(params.get(n, 0.0), params.get(n, 0.0) * self._itemsize, work.get(n, 0.0), ms.get(n, untouched)) for n in names
         }
 
     def _record(self, node: Node, record: OpCost, share: dict[object, float]) -> OpCost:
@@ -93,7 +112,7 @@ class _Shares:
     def __init__(self, flow: Flow, nodes: Iterable[Node]) -> None:
         self.keys: list[object] = []
         features, owners, weights = [], [], []
-        entries: list[tuple[object, torch.Tensor]] = [(n, flow.tags[n]) for n in nodes if isinstance(flow.tags.get(n), torch.Tensor)]
+        entries: list[tuple[object, torch.Tensor]] = [(n, tags) for n in nodes if (tags := flow.tags_of(n)) is not None]
         entries += [(("columns", n), row) for n, row in flow.columns.items()]
         for key, tags in entries:
             found, counts = core(tags).unique(return_counts=True)

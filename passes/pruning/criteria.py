@@ -12,7 +12,7 @@ from vitc.passes.pruning.facts import Facts, Layer
 from vitc.passes.pruning.groups import Group
 from vitc.passes.pruning.removal import alone, removal_order
 
-Need = Literal["activations", "covariance", "gradients", "output-gradients"]
+Need = Literal["activations", "covariance", "gradients"]
 Compensation = Literal["none", "mean", "least-squares"]
 C = TypeVar("C", bound="type[Criterion]")
 
@@ -34,7 +34,7 @@ class Criterion:
 
     def score(self, layer: Layer) -> torch.Tensor:
         """[out]: how much each of the layer's features matters."""
-        raise NotImplementedError(f"criterion {self.name!r} has no score(layer) method")
+        raise PassError(f"criterion {self.name!r} scores nothing; give its class a method score(self, layer) that returns [out]")
 
     def prepare(self, facts: Facts) -> None:
         """Called once, before `score_group`."""
@@ -135,7 +135,8 @@ class GradVariance(Criterion):
     def score(self, layer: Layer) -> torch.Tensor:
         assert layer.gradient is not None
         assert layer.variance is not None
-        return layer.gradient.norm(dim=1) * layer.variance
+        norm: torch.Tensor = layer.gradient.norm(dim=1)
+        return norm * layer.variance
 
 
 @register_criterion
@@ -149,7 +150,7 @@ class OptimalBrainSurgeon(Criterion):
     """
 
     name = "obs"
-    needs = ("covariance", "output-gradients")
+    needs = ("covariance",)
     kinds = ("mlp", "heads", "v")
     compensation = "least-squares"
 
@@ -159,7 +160,7 @@ class OptimalBrainSurgeon(Criterion):
     def score_group(self, group: Group, facts: Facts) -> torch.Tensor:
         scores = torch.zeros(len(group))
         for reader in group.readers:
-            scores += removal_order(facts, group, reader) if facts.has_covariance(reader) else alone(facts, group, reader)
+            scores += removal_order(facts, group, reader) if facts.reader(reader).is_matrix else alone(facts, group, reader)
         return scores
 
 

@@ -12,16 +12,16 @@ from torch.fx import Interpreter, Node
 from vitc.errors import PassError
 from vitc.graph import constant
 from vitc.graph.movement import example_shape
-from vitc.passes.output_gradients import output_gradients
+from vitc.graph.nodes import operand
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.groups import Groups
-from vitc.passes.pruning.rules import CONVOLUTIONS, LAYERS, channel_dim, is_depthwise, sdpa
+from vitc.passes.pruning.layers import LAYERS, channel_dim, is_depthwise
+from vitc.passes.pruning.products import sdpa
+from vitc.passes.pruning.readers import Reader, observe_readers
 from vitc.passes.pruning.tags import NOBODY, core
 from vitc.program import Program
 
 aten = torch.ops.aten
-#: Images that gains are measured on, and run at a time: a backward run keeps all activations.
-_GAIN_IMAGES, _CHUNK = 64, 8
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,7 @@ class Layer:
 class Facts:
     """Facts about the features of one program, gathered once for what the criterion needs.
 
-    `mean`, `variance`, `second_moment` [features]; `covariance(reader)`: of a reader's input columns; `gain(reader)`: of its
-    outputs.
+    `mean`, `variance`, `second_moment` [features]; `reader(layer)`: covariance of its inputs, gain of its outputs.
     """
 
     def __init__(self, program: Program, groups: Groups, needs: Iterable[str]) -> None:
@@ -57,12 +56,12 @@ class Facts:
         self._gradients: dict[Node, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._moments: _Moments | None = None
         if self.needs and program.samples is None:
-            raise PassError("there is no data to look at")
-        if self.needs & {"activations", "covariance"}:
-            self._moments = _observe(program, self.flow, "covariance" in self.needs)
+            raise PassError(f"pruning needs {' and '.join(sorted(self.needs))} and has no data; pass data=batches to vitc.prune")
+        if self.needs & {"activations", "covariance"}:  # of a reader that no matrix describes the variances are all
+            self._moments = _observe(program, self.flow)
+        self._readers = observe_readers(program, self.flow) if "covariance" in self.needs else {}
         if "gradients" in self.needs:
             self._gradients = _gradients(program, self._layers)
-        self._gains = _gains(program, list(self.flow.columns)) if "output-gradients" in self.needs else {}
 
     def layer(self, node: Node) -> Layer:
         """The facts about one layer."""
@@ -97,20 +96,11 @@ class Facts:
     def second_moment(self) -> torch.Tensor:
         return self._known().squares / self._known().count.clamp(min=1)
 
-    def has_covariance(self, reader: Node) -> bool:
-        """Whether `covariance` knows the reader: it multiplies each place of its input by one matrix."""
-        return reader in self._known().matrices
-
-    def covariance(self, reader: Node) -> tuple[torch.Tensor, torch.Tensor]:
-        """(mean [in], covariance [in, in]) of what a reader reads."""
-        count, total, products = self._known().matrices[reader]
-        mean = total / count
-        return mean, products / count - torch.outer(mean, mean)
-
-    def gain(self, reader: Node) -> torch.Tensor:
-        """[out]: what a squared error in each of a reader's output channels, the same at all tokens of an image, adds to the
-        squared error of the model's outputs."""
-        return self._gains[reader]
+    def reader(self, node: Node) -> Reader:
+        """What a layer reads, and how much the model's outputs move with what it makes."""
+        if node not in self._readers:
+            raise PassError("a criterion reads covariances and does not say so; give its class needs = ('covariance',)")
+        return self._readers[node]
 
     def _known(self) -> _Moments:
         if self._moments is None:
@@ -123,25 +113,17 @@ class Facts:
 
 def weight_rows(module: torch.fx.GraphModule, layer: Node) -> torch.Tensor:
     """[out, fan-in], the bias as the last column."""
-    parts = [constant(module, layer.args[1]).flatten(1)]
+    parts = [constant(module, operand(layer, 1)).flatten(1)]
     if len(layer.args) > 2 and isinstance(layer.args[2], Node):
         parts.append(constant(module, layer.args[2])[:, None])
     return torch.cat(parts, 1).float()
 
 
-def reads_rows(layer: Node) -> bool:
-    """Whether a layer multiplies each place of its input by one matrix: a linear, or a convolution with a kernel of 1."""
-    if layer.target is aten.linear.default:
-        return True
-    return layer.target in CONVOLUTIONS and example_shape(layer.args[1])[1:] == (example_shape(layer.args[0])[1], 1, 1)
-
-
 class _Moments:
-    """Sums over what readers and attentions read, by feature; and of products, by reader."""
+    """Sums over what readers and attentions read, by feature."""
 
     def __init__(self, count: int) -> None:
         self.total, self.squares, self.count = (torch.zeros(count, dtype=torch.float64) for _ in range(3))
-        self.matrices: dict[Node, tuple[float, torch.Tensor, torch.Tensor]] = {}
 
     def add(self, value: torch.Tensor, tags: torch.Tensor) -> None:
         small = core(tags)
@@ -154,35 +136,31 @@ class _Moments:
             total.index_add_(0, index, summed * real)
         self.count.index_add_(0, index, size * real.double())
 
-    def add_products(self, reader: Node, value: torch.Tensor) -> None:
-        rows = value.movedim(channel_dim(reader), -1).flatten(0, -2).float()
-        count, total, products = self.matrices.get(reader, (0.0, torch.zeros(rows.shape[1]), torch.zeros(rows.shape[1], rows.shape[1])))
-        self.matrices[reader] = (count + len(rows), total + rows.sum(0), products.addmm_(rows.T, rows))
-
 
 class _Observer(Interpreter):
     """Looks at the operands of readers and attentions."""
 
-    def __init__(self, module: torch.fx.GraphModule, flow: Flow, moments: _Moments, covariance: bool) -> None:
+    def __init__(self, module: torch.fx.GraphModule, flow: Flow, moments: _Moments) -> None:
         super().__init__(module)
-        self.flow, self.moments, self.covariance = flow, moments, covariance
+        self.flow, self.moments = flow, moments
 
     def run_node(self, n: Node) -> Any:
         if n in self.flow.columns and not is_depthwise(n):
-            value = self.env[n.args[0]]
-            self.moments.add(value, self.flow.tags[n.args[0]])
-            if self.covariance and reads_rows(n) and not bool(self.flow.summed[self.flow.columns[n].clamp(0).long()].any()):
-                self.moments.add_products(n, value)
+            self._add(operand(n))
         elif n.target in (sdpa, aten.matmul.default, aten.bmm.default):
-            for operand in n.args[:3] if n.target is sdpa else n.args[:2]:
-                if isinstance(tags := self.flow.tags.get(operand), torch.Tensor):
-                    self.moments.add(self.env[operand], tags)
+            for i in range(3 if n.target is sdpa else 2):
+                self._add(operand(n, i))
         return super().run_node(n)
 
+    def _add(self, node: Node) -> None:
+        """Adds a value that is read to the sums of its features."""
+        if (tags := self.flow.tags_of(node)) is not None:
+            self.moments.add(self.env[node], tags)
 
-def _observe(program: Program, flow: Flow, covariance: bool) -> _Moments:
+
+def _observe(program: Program, flow: Flow) -> _Moments:
     moments = _Moments(flow.count)
-    observer = _Observer(program.module, flow, moments, covariance)
+    observer = _Observer(program.module, flow, moments)
     assert program.samples is not None
     with torch.no_grad():
         for inputs in program.samples.inputs():
@@ -215,21 +193,4 @@ def _gradients(program: Program, layers: list[Node]) -> dict[Node, tuple[torch.T
     finally:
         for p, flag in zip(wanted, was, strict=True):
             p.requires_grad_(flag)
-    return {node: tuple(t / count for t in terms) for node, terms in sums.items()}
-
-
-def _gains(program: Program, readers: list[Node]) -> dict[Node, torch.Tensor]:
-    """Σ (∂y/∂o)² over the tokens, mean over the first images."""
-    generator = torch.Generator().manual_seed(0)
-    sums = {reader: torch.zeros(example_shape(reader)[channel_dim(reader)]) for reader in readers}
-    seen = 0
-    assert program.samples is not None
-    for inputs in program.samples.inputs():
-        size = _CHUNK if program.batch is not None else inputs[0].shape[0]
-        for chunk in zip(*(t.split(size) for t in inputs), strict=True):
-            for reader, (_, gradient) in output_gradients(program.module, chunk, readers, generator).items():
-                sums[reader] += gradient.float().square().movedim(channel_dim(reader), -1).flatten(0, -2).sum(0)
-            seen += chunk[0].shape[0]
-            if seen >= _GAIN_IMAGES:
-                return {reader: total / seen for reader, total in sums.items()}
-    return {reader: total / seen for reader, total in sums.items()}
+    return {node: (g / count, squared / count, saliency / count) for node, (g, squared, saliency) in sums.items()}

@@ -2,7 +2,7 @@
 
 A feature is one output of one layer: a row of a linear's weight, a channel of a convolution; or one head of an
 attention. Features are numbered; each layer has a consecutive range. Following them through the graph
-(vitc.passes.pruning.rules) finds which belong together.
+(vitc.passes.pruning.follow) finds which belong together.
 """
 
 from __future__ import annotations
@@ -84,6 +84,11 @@ class Flow:
         """[features]: whether a feature meets a weight of its own index."""
         return self._masks[2, : self.count]
 
+    def tags_of(self, node: Node) -> torch.Tensor | None:
+        """The tags of a node's one result; None if it has several, or nothing is known of it."""
+        tags = self.tags.get(node)
+        return None if isinstance(tags, tuple) else tags
+
     def number(self, node: Node, width: int) -> torch.Tensor:
         """The tags of `width` new features made by `node`, [width]."""
         first, self.count = self.count, self.count + width
@@ -136,7 +141,7 @@ class Flow:
 
 
 def _features(tags: torch.Tensor) -> torch.Tensor:
-    found = core(tags).unique().long()
+    found: torch.Tensor = core(tags).unique().long()
     return found[found != NOBODY]
 
 

@@ -13,9 +13,10 @@ import torch
 from torch.fx import Node
 
 from vitc.passes.pruning.blocks import block_groups
-from vitc.passes.pruning.flow import ROLES, Flow
+from vitc.passes.pruning.flow import ROLES, Flow, Role
+from vitc.passes.pruning.follow import follow
 from vitc.passes.pruning.groups import Group, Groups, Kind, Refusal, path_of
-from vitc.passes.pruning.rules import follow, is_depthwise
+from vitc.passes.pruning.layers import is_depthwise
 from vitc.program import Program
 
 #: What the classes of one group have in common: kind, sources, readers, the attention they are in, number of features.
@@ -36,6 +37,8 @@ class _Alike:
 def find_groups(program: Program) -> Groups:
     """Every group of a canonical program, in the order of the graph."""
     flow = follow(program)
+    if not flow.count:
+        return Groups(flow, (), ())
     classes = _Classes(flow)
     groups: dict[_Key, list[_Alike]] = {}
     refused: dict[tuple[str, str], int] = {}
@@ -80,8 +83,8 @@ class _Classes:
     def alike(self) -> Iterator[_Alike]:
         """All classes: every head by itself, the others with those whose members are made, read and contained alike."""
         for root in self._heads:
-            unit, conflict = self._head_unit(root)
-            yield _Alike(self._members(root[None])[None], unit[None], True, conflict)
+            unit, conflict = self._head_unit(int(root))
+            yield _Alike(self._members(np.array([root]))[None], unit[None], True, conflict)
         is_head = np.isin(self._roots, self._heads)
         outer = np.where(self.parent >= 0, self.made_by[self.parent], -1)
         profile = _numbered(self.made_by, self._read_by, self._frozen, self._role, self._summed, outer)
@@ -103,7 +106,7 @@ class _Classes:
         roles = set(self._role[members].tolist())
         if roles == {-1}:
             return "width" if self._summed[members].any() else "mlp"
-        role = ROLES[roles.pop()] if len(roles) == 1 else "whole"
+        role: Role = ROLES[roles.pop()] if len(roles) == 1 else "whole"
         return None if role == "whole" else role
 
     def readers(self, features: np.ndarray) -> tuple[Node, ...]:
@@ -115,11 +118,12 @@ class _Classes:
         at = self._roots.searchsorted(roots)
         size = self._size[at]
         before = size.cumsum() - size
-        return self._by_class[np.repeat(self._first[at] - before, size) + np.arange(size.sum())]
+        found: np.ndarray = self._by_class[np.repeat(self._first[at] - before, size) + np.arange(size.sum())]
+        return found
 
-    def _head_unit(self, root: np.int64) -> tuple[np.ndarray, str | None]:
+    def _head_unit(self, root: int) -> tuple[np.ndarray, str | None]:
         """All features that go with a head, and what forbids it."""
-        classes, pending = root[None], {int(root)}
+        classes, pending = np.array([root]), {root}
         while pending:
             low, high = self._inner_heads.searchsorted([head := pending.pop(), head + 1])
             new = np.setdiff1d(self.label[self._inner[low:high]], classes)

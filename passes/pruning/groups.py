@@ -10,9 +10,9 @@ import networkx as nx
 import torch
 from torch.fx import Node
 
-from vitc.graph.nodes import module_path, where
+from vitc.graph.nodes import module_path, operand, shape_of, where
 from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.rules import LAYERS
+from vitc.passes.pruning.layers import LAYERS
 
 Kind = Literal["mlp", "heads", "qk", "v", "width", "blocks"]
 
@@ -42,7 +42,7 @@ class Group:
     @property
     def signature(self) -> tuple[object, ...]:
         """Equal for groups of the same structure: kind, and the shapes of all layers (arXiv 2407.04616)."""
-        weights = [tuple(n.args[1].meta["val"].shape) for n in (*self.sources, *self.readers) if n.target in LAYERS]
+        weights = [shape_of(operand(n, 1)) for n in (*self.sources, *self.readers) if n.target in LAYERS]
         return (self.kind, tuple(self.units.shape), *weights)
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitc.errors import PassError
+from vitc.errors import PassError, unknown
 from vitc.graph.nodes import is_constant
 from vitc.graph.printer import print_graph
-from vitc.passes.pruning.costs import Cost
+from vitc.passes.pruning.costs import Cost, total
+from vitc.passes.pruning.groups import Groups
 from vitc.program import Program
 
 _FORMAT, _VERSION = "vitc-prune-plan", 1
@@ -20,20 +21,22 @@ _FORMAT, _VERSION = "vitc-prune-plan", 1
 
 @dataclass(frozen=True)
 class Cut:
-    """What happens to one group: `removed` of its `units`; `ms`: predicted time of the blocks before and after, all cuts taken
-    together. A refused cut has a `reason`."""
+    """What happens to one group: `removed` of its `units`; `ms`: predicted time of its block before and after, all cuts taken
+    together (None where the target has no rates). A refused cut has a `reason`."""
 
     group: str
     kind: str
     units: int
     removed: tuple[int, ...]
-    ms: tuple[float, float]
+    ms: tuple[float, float] | None
     reason: str | None = None
 
     def __str__(self) -> str:
         what = f"{self.group}: {self.units} → {self.units - len(self.removed)}"
         if self.reason is not None:
             return f"{self.group}: {self.units} stay, {self.reason}"
+        if self.ms is None:
+            return what
         return f"{what}, block {self.ms[0]:.3f} → {self.ms[1]:.3f} ms predicted"
 
 
@@ -56,7 +59,7 @@ class PrunePlan:
 
     @classmethod
     def load(cls, path: str | Path) -> PrunePlan:
-        """Reads a plan. Raises PassError where the file is missing or is no plan."""
+        """Reads a plan. Raises PassError where the file is missing, damaged, or no plan that this vitc reads."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -66,30 +69,36 @@ class PrunePlan:
         if not isinstance(data, dict) or data.get("format") != _FORMAT:
             raise PassError(f"{str(path)!r} is not a pruning plan: its format is not {_FORMAT!r}")
         if data.get("version") != _VERSION:
-            raise PassError(f"{str(path)!r} is a pruning plan of version {data.get('version')}, this vitc reads {_VERSION}")
-        return cls(
-            fingerprint=data["fingerprint"],
-            target=data["target"],
-            criterion=data["criterion"],
-            steps=tuple(tuple(_cut(c) for c in step) for step in data["steps"]),
-            before={n: Cost(**c) for n, c in data["before"].items()},
-            after={n: Cost(**c) for n, c in data["after"].items()},
-        )
+            raise PassError(
+                f"{str(path)!r} is a pruning plan of version {data.get('version')}, this vitc reads {_VERSION}; prune again to have one"
+            )
+        try:
+            return cls(
+                fingerprint=data["fingerprint"],
+                target=data["target"],
+                criterion=data["criterion"],
+                steps=tuple(tuple(_cut(c) for c in step) for step in data["steps"]),
+                before={n: Cost(**c) for n, c in data["before"].items()},
+                after={n: Cost(**c) for n, c in data["after"].items()},
+            )
+        except (AttributeError, KeyError, TypeError) as error:
+            raise PassError(f"the pruning plan {str(path)!r} is damaged ({error!r}); save it again") from error
 
     def total(self, which: str) -> Cost:
         """The sum over the blocks, `which` being 'before' or 'after'."""
         blocks: Mapping[str, Cost] = getattr(self, which)
-        return Cost(*(sum(getattr(c, f) for c in blocks.values()) for f in ("params", "bytes", "flops", "ms")))
+        return total(blocks.values())
 
     def text(self) -> str:
         """A table by block, then the cuts, for a terminal."""
         header = f"{'block':<28} {'params':>19} {'MB':>15} {'GFLOP':>15} {'ms predicted':>17}"
         lines = [f"pruned by {self.criterion} for {self.target}", header]
+        gone = Cost(0.0, 0.0, 0.0, 0.0)
         for name, a in [*self.before.items(), ("total", self.total("before"))]:
-            b = self.after.get(name, Cost(0, 0, 0, 0)) if name != "total" else self.total("after")
+            b = self.after.get(name, gone) if name != "total" else self.total("after")
             lines.append(
                 f"{name:<28} {a.params:>9,.0f} →{b.params:>8,.0f} {a.bytes / 1e6:>6.2f} → {b.bytes / 1e6:>5.2f} "
-                f"{a.flops / 1e9:>6.2f} → {b.flops / 1e9:>5.2f} {a.ms:>7.3f} → {b.ms:>6.3f}"
+                f"{a.flops / 1e9:>6.2f} → {b.flops / 1e9:>5.2f} {_ms(a):>7} → {_ms(b):>6}"
             )
         for i, step in enumerate(self.steps):
             lines += [f"step {i + 1} of {len(self.steps)}"] if len(self.steps) > 1 else []
@@ -100,8 +109,13 @@ class PrunePlan:
         return self.text()
 
 
+def _ms(cost: Cost) -> str:
+    return "?" if cost.ms is None else f"{cost.ms:.3f}"
+
+
 def _cut(data: dict[str, Any]) -> Cut:
-    return Cut(**{**data, "removed": tuple(data["removed"]), "ms": tuple(data["ms"])})
+    ms = data["ms"]
+    return Cut(**{**data, "removed": tuple(data["removed"]), "ms": None if ms is None else tuple(ms)})
 
 
 def fingerprint(program: Program) -> str:
@@ -118,3 +132,14 @@ def check_fits(plan: PrunePlan, program: Program) -> None:
             f"the pruning plan was made for another model: its graph has the fingerprint {plan.fingerprint[:12]}, this one "
             f"{found[:12]}; a plan can be replayed on other weights of the same model, with the same input size"
         )
+
+
+def check_cuts(cuts: Sequence[Cut], groups: Groups) -> None:
+    """Raises PassError unless each cut takes units away that one of the groups has: a plan is a file that can be edited."""
+    sizes = {g.name: len(g) for g in groups.groups}
+    for cut in cuts:
+        if cut.group not in sizes:
+            raise PassError(unknown("group in the pruning plan", cut.group, sizes))
+        wrong = [unit for unit in cut.removed if not 0 <= unit < sizes[cut.group]]
+        if wrong:
+            raise PassError(f"the pruning plan takes the units {wrong} from {cut.group}, whose units are 0 to {sizes[cut.group] - 1}")

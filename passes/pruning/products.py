@@ -10,10 +10,12 @@ import torch
 from torch.fx import Node
 
 from vitc.graph.movement import example_shape
+from vitc.graph.nodes import argument, operand
 from vitc.passes.pruning.flow import Flow
 from vitc.passes.pruning.tags import NOBODY, core, varies, without
 
 aten = torch.ops.aten
+sdpa = aten.scaled_dot_product_attention.default
 
 Tags = torch.Tensor
 Operands = Mapping[Node, Any]
@@ -36,15 +38,14 @@ def meet(flow: Flow, node: Node, a: Tags, b: Tags) -> Tags:
 
 
 def softmax(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    known = tags[node.args[0]]
-    return None if varies(known, int(node.args[1])) else known
+    known: Tags = tags[operand(node)]
+    return None if varies(known, int(argument(node, 1))) else known
 
 
 def reduce(flow: Flow, node: Node, tags: Operands) -> Tags | None:
     """A sum, mean, maximum or norm. Over features of a head only a norm goes on: it is one number a head."""
-    known = tags[node.args[0]]
-    at = 2 if node.target is aten.linalg_vector_norm.default else 1
-    given = node.args[at] if len(node.args) > at else None
+    known: Tags = tags[operand(node)]
+    given = argument(node, 2 if node.target is aten.linalg_vector_norm.default else 1, "dim")
     listed = [given] if isinstance(given, int) else range(known.ndim) if given is None else given
     dims = tuple(d % known.ndim for d in listed)
     keepdim = example_shape(node) != () and len(example_shape(node)) == known.ndim
@@ -69,7 +70,7 @@ def new_heads(flow: Flow, node: Node, key: Tags) -> Tags | None:
 
 
 def matmul(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    a, b = (tags.get(n) for n in node.args[:2])
+    a, b = (tags.get(operand(node, i)) for i in range(2))
     if a is None or b is None:
         known, rest = (b, -2) if a is None else (a, -1)
         assert known is not None
@@ -106,18 +107,17 @@ def product(flow: Flow, node: Node, a: Tags, b: Tags, shape: tuple[int, ...]) ->
     paired = varies(a, j) and varies(b, i) and not rows and not columns
     if paired:
         flow.tie(a.narrow(i, 0, 1).transpose(i, j), b.narrow(j, 0, 1), node)
-    for operand in (a, b):
-        flow.contain(operand, heads, "qk" if paired else "whole", node)
+    for factor in (a, b):
+        flow.contain(factor, heads, "qk" if paired else "whole", node)
     return core(heads).expand(shape)
 
 
 def attention(flow: Flow, node: Node, tags: Operands) -> Tags | None:
     """scaled_dot_product_attention as what it is: two products with a softmax between."""
-    q, k, v = (tags.get(n) for n in node.args[:3])
-    if q is None or k is None or v is None:
+    q, k, v = (tags.get(operand(node, i)) for i in range(3))
+    if q is None or k is None or v is None or node.kwargs.get("enable_gqa"):  # several heads of queries share one of keys
         return None
-    bias = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
-    if isinstance(bias, Node) and bias in tags:
+    if argument(node, 3, "attn_mask") in tags:
         return None
     scores = product(flow, node, q, k.transpose(-1, -2), (*q.shape[:-1], k.shape[-2]))
     return None if scores is None else product(flow, node, scores, v, (*q.shape[:-1], v.shape[-1]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from typing import Literal, get_args
@@ -10,22 +10,22 @@ from typing import Literal, get_args
 import torch
 
 from vitc.cost import block_of
-from vitc.cost.here import with_measured_rates
 from vitc.errors import PassError, unknown
 from vitc.graph.nodes import module_path
 from vitc.passes.pruning.apply import apply_cuts, prepare
-from vitc.passes.pruning.costs import Cost, CostModel
-from vitc.passes.pruning.criteria import Criterion, data_free, get_criterion
+from vitc.passes.pruning.costs import Cost, CostModel, total
+from vitc.passes.pruning.criteria import Compensation, Criterion, data_free, get_criterion
 from vitc.passes.pruning.facts import Facts
 from vitc.passes.pruning.grouping import find_groups
 from vitc.passes.pruning.groups import Group, Groups, Kind
-from vitc.passes.pruning.plan import Cut, PrunePlan, check_fits, fingerprint
+from vitc.passes.pruning.plan import Cut, PrunePlan, check_cuts, check_fits, fingerprint
 from vitc.passes.pruning.ranking import Queue, Ranking, least_time, queues
 from vitc.passes.pruning.selection import features_of
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 Measure = Literal["params", "flops", "latency"]
+_COMPENSATION_NEEDS: Mapping[Compensation, set[str]] = {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}
 _FIELD = {"params": "params", "flops": "flops", "latency": "ms"}
 
 
@@ -66,9 +66,13 @@ class Prune(Pass):
         criterion = self._criterion(program)
         scorers = _scorers(criterion, offered)
         facts = Facts(program, groups, _needs(scorers.values(), criterion))
-        model = CostModel(program, groups.flow, with_measured_rates(program.target))
+        model = CostModel(program, groups.flow)
+        if model.untimed and self.of == "latency":
+            raise PassError(f"prune: of=latency cannot be met, {model.untimed}; vitc.prune and vitc.compile measure a cpu by themselves")
         cuts, before, after = self._choose(program, groups, offered, _scores(offered, scorers, facts), model)
         program = program.note(_summary(criterion, cuts, before, after))
+        if model.untimed:
+            program = program.note(f"no cut was checked to make anything faster: {model.untimed}")
         program = apply_cuts(program, facts, cuts, criterion.compensation)
         earlier = program.pruning
         plan = PrunePlan(
@@ -82,6 +86,11 @@ class Prune(Pass):
             raise PassError(f"prune: ratio is the share to take away, between 0 and 1, got {self.ratio:g}")
         if not 0.0 <= self.floor < 1.0:
             raise PassError(f"prune: floor is the share of each group that stays, from 0 to below 1, got {self.floor:g}")
+        if self.quantum < 0:
+            raise PassError(f"prune: quantum is a number of channels, or 0 for the target's own, got {self.quantum}")
+        for what, value, known in (("measure of a budget", self.of, Measure), ("ranking", self.ranking, Ranking)):
+            if value not in get_args(known):
+                raise PassError(unknown(what, str(value), get_args(known)))
         for kind in self.kinds:
             if kind not in get_args(Kind):
                 raise PassError(unknown("kind of prunable features", kind, get_args(Kind)))
@@ -92,10 +101,14 @@ class Prune(Pass):
         for pattern in self.keep:
             if not any(_matches(path, pattern) for path in paths):
                 raise PassError(unknown("module in prune's keep", pattern, paths, "keep takes module paths and patterns with *"))
-        found = [g for g in groups.groups if g.kind in self.kinds and not self._is_kept(g)]
+        wanted = [g for g in groups.groups if g.kind in self.kinds]
+        if not wanted:
+            reasons = "; ".join(f"{r.path}: {r.reason}" for r in groups.refused[:5]) or "the model has no linear and no convolution"
+            others = ", ".join(dict.fromkeys(g.kind for g in groups.groups)) or "none"
+            raise PassError(f"prune: no group of the kinds {', '.join(self.kinds)} can be pruned; of others: {others}. {reasons}")
+        found = [g for g in wanted if not self._is_kept(g)]
         if not found:
-            reasons = "; ".join(f"{r.path}: {r.reason}" for r in groups.refused[:5]) or "nothing is left beside what is kept"
-            raise PassError(f"prune: no group of the kinds {', '.join(self.kinds)} can be pruned. {reasons}")
+            raise PassError(f"prune: keep={list(self.keep)} leaves alone all {len(wanted)} groups of the kinds {', '.join(self.kinds)}")
         return found
 
     def _is_kept(self, group: Group) -> bool:
@@ -133,9 +146,9 @@ class Prune(Pass):
         waiting = queues(offered, scores, cost_of_unit, self.ranking, quantum, self.floor)
         slower: dict[str, str] = {}
         while True:
-            chosen = least_time(waiting, lambda s: cost(s) <= goal)
+            chosen = least_time(waiting, lambda s: cost(s) <= goal) if waiting else None
             if chosen is None:
-                raise PassError(self._out_of_reach(waiting, cost, before))
+                raise PassError(self._out_of_reach(waiting, cost, before, slower))
             useless = _useless(chosen, model, groups)
             if not useless:
                 break
@@ -149,12 +162,15 @@ class Prune(Pass):
     def _figure(self, cost: Cost) -> float:
         return float(getattr(cost, _FIELD[self.of]))
 
-    def _out_of_reach(self, waiting: list[Queue], cost: object, before: Cost) -> str:
+    def _out_of_reach(
+        self, waiting: list[Queue], cost: Callable[[Mapping[str, list[int]]], float], before: Cost, slower: Mapping[str, str]
+    ) -> str:
         everything = {q.group.name: q.removed_at(1.0) for q in waiting}
         most = 1.0 - cost(everything) / self._figure(before) if waiting else 0.0
+        refused = "".join(f"; {name}: {reason}" for name, reason in list(slower.items())[:5])
         return (
             f"prune: {self.ratio:.0%} of {self.of} is out of reach; at most {most:.1%} can go with kinds={list(self.kinds)}, "
-            f"floor={self.floor:g} and keep={list(self.keep)}"
+            f"floor={self.floor:g} and keep={list(self.keep)}{refused}"
         )
 
 
@@ -172,14 +188,14 @@ def replay(plan: PrunePlan, program: Program) -> Program:
     for step in plan.steps:
         program = prepare(program, {cut.kind for cut in step})
         groups = find_groups(program)
-        needs = {"mean": ("activations",), "least-squares": ("covariance",), "none": ()}[compensation]
-        program = apply_cuts(program, Facts(program, groups, needs), step, compensation)
+        check_cuts(step, groups)
+        program = apply_cuts(program, Facts(program, groups, _COMPENSATION_NEEDS[compensation]), step, compensation)
     return program.evolve(pruning=plan)
 
 
 def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:
     """The criterion for each kind. Queries and keys are read by no layer: where the criterion cannot see them, 'snp' does."""
-    scorers = {}
+    scorers: dict[str, Criterion] = {}
     for kind in dict.fromkeys(g.kind for g in groups):
         if criterion.kinds is None or kind in criterion.kinds:
             scorers[kind] = criterion
@@ -193,9 +209,8 @@ def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:
     return scorers
 
 
-def _needs(scorers: object, criterion: Criterion) -> set[str]:
-    needs = {need for scorer in scorers for need in scorer.needs}  # type: ignore[attr-defined]
-    return needs | {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}[criterion.compensation]
+def _needs(scorers: Iterable[Criterion], criterion: Criterion) -> set[str]:
+    return {need for scorer in scorers for need in scorer.needs} | _COMPENSATION_NEEDS[criterion.compensation]
 
 
 def _scores(groups: list[Group], scorers: Mapping[str, Criterion], facts: Facts) -> dict[str, torch.Tensor]:
@@ -206,33 +221,37 @@ def _scores(groups: list[Group], scorers: Mapping[str, Criterion], facts: Facts)
         scorer = scorers[group.kind]
         score = scorer.score_group(group, facts).float()
         if score.shape != (len(group),) or not bool(torch.isfinite(score).all()):
-            raise PassError(f"criterion {scorer.name!r} gave {group.name} scores of shape {list(score.shape)}, or not finite; one a unit")
+            raise PassError(
+                f"criterion {scorer.name!r} gave {group.name} scores of shape {list(score.shape)}, or not finite; "
+                f"it must give one finite number a unit: [{len(group)}]"
+            )
         scores[group.name] = score
     return scores
 
 
 def _useless(chosen: Mapping[str, list[int]], model: CostModel, groups: Groups) -> dict[str, str]:
-    """The cuts without which the model would be as fast, with the reason."""
+    """The cuts without which the model would be as fast, with the reason; none where no time can be predicted."""
     with_all = model.of(features_of(groups, chosen)[0]).ms
     found = {}
     for name in chosen:
         without = model.of(features_of(groups, {n: u for n, u in chosen.items() if n != name})[0]).ms
-        if without <= with_all:
+        if with_all is not None and without is not None and without <= with_all:
             found[name] = f"a cut to {len(chosen[name])} fewer makes nothing faster on {model.target.name}"
     return found
 
 
 def _cut(group: Group, removed: list[int], was: Mapping[str, Cost], now: Mapping[str, Cost], reason: str | None) -> Cut:
     block = block_of(module_path(group.sources[0]))
-    ms = (was[block].ms, now[block].ms) if block in was else (0.0, 0.0)
+    before, after = (costs[block].ms if block in costs else 0.0 for costs in (was, now))
+    ms = None if before is None or after is None else (before, after)
     return Cut(group.name, group.kind, len(group), () if reason else tuple(removed), ms, reason)
 
 
 def _summary(criterion: Criterion, cuts: list[Cut], before: Mapping[str, Cost], after: Mapping[str, Cost]) -> str:
-    shares = []
-    for name, field in (("params", "params"), ("FLOPs", "flops"), ("predicted time", "ms")):
-        was, now = (sum(getattr(c, field) for c in blocks.values()) for blocks in (before, after))
-        shares.append(f"{name} −{1 - now / was:.1%}")
+    was, now = total(before.values()), total(after.values())
+    shares = [f"params −{1 - now.params / was.params:.1%}", f"FLOPs −{1 - now.flops / was.flops:.1%}"]
+    if was.ms is not None and now.ms is not None:
+        shares.append(f"predicted time −{1 - now.ms / was.ms:.1%}")
     made = sum(bool(c.removed) for c in cuts)
     return f"{', '.join(shares)} by {made} cuts of {len(cuts)} groups, criterion {criterion.name}"
 

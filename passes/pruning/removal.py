@@ -12,6 +12,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import constant
+from vitc.graph.nodes import operand
 
 if TYPE_CHECKING:
     from vitc.passes.pruning.facts import Facts
@@ -33,7 +34,8 @@ def regression(covariance: torch.Tensor, gone: torch.Tensor) -> torch.Tensor:
     """[|P|, |S|]: the coefficients that predict the inputs marked in `gone` from the others."""
     c = damped(covariance)
     stays = ~gone
-    return torch.linalg.solve(c[stays][:, stays], c[stays][:, gone]).T
+    solved: torch.Tensor = torch.linalg.solve(c[stays][:, stays], c[stays][:, gone])
+    return solved.T
 
 
 def columns_of(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
@@ -53,10 +55,10 @@ def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
     With the inverse H⁻¹ of the covariance of what is still there, eliminating the inputs P costs tr(W_P (H⁻¹_PP)⁻¹ W_Pᵀ),
     and the inverse of the rest is H⁻¹_SS − H⁻¹_SP (H⁻¹_PP)⁻¹ H⁻¹_PS.
     """
-    _, covariance = facts.covariance(reader)
-    weight = facts.gain(reader).sqrt()[:, None] * constant(facts.module, reader.args[1]).flatten(1).float()
+    seen = facts.reader(reader)
+    weight = constant(facts.module, operand(reader, 1)).flatten(1).float() * seen.gain.sqrt()[:, None]
     columns = columns_of(facts, group, reader)
-    inverse = torch.linalg.inv(damped(covariance))
+    inverse = torch.linalg.inv(damped(seen.covariance))
     scores = torch.zeros(len(group))
     left = torch.arange(len(group))
     spent = 0.0
@@ -77,9 +79,9 @@ def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
 
 def alone(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
     """[units]: Var(x_f)·‖W_f‖², with each output's gain: the error that replacing each input by its mean makes through a
-    reader whose inputs' covariance is not known (a convolution with a kernel larger than 1)."""
-    weight = constant(facts.module, reader.args[1]).float()
-    weight = (weight.flatten(1) * facts.gain(reader).sqrt()[:, None]).reshape(weight.shape).transpose(0, 1).flatten(1)
+    reader that is no matrix (a convolution with a kernel larger than 1)."""
+    weight = constant(facts.module, operand(reader, 1)).float()
+    weight = (weight.flatten(1) * facts.reader(reader).gain.sqrt()[:, None]).reshape(weight.shape).transpose(0, 1).flatten(1)
     feature = facts.flow.columns[reader].long()
     error = torch.zeros(facts.flow.count).index_add_(0, feature, weight.square().sum(1) * facts.variance[feature].float())
     return error[group.units].sum(1)

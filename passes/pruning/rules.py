@@ -1,30 +1,25 @@
 """How features pass through each operator: one rule an operator, the table at the end.
 
 A rule gets the flow, the node and the tags of its operands and returns the tags of the result, or None where no feature
-can be followed further (the features that end there are then frozen, with the reason). Data movement is not described:
-it is run, on the tags.
+can be followed further (the features that end there are then frozen, with the reason).
 """
 
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch.fx import Node
-from torch.fx.node import map_arg
 
-from vitc.graph import constant
-from vitc.graph.movement import MOVEMENT, SPLITTING, example_shape, example_size
-from vitc.graph.nodes import is_constant, is_tensor, where
+from vitc.graph.movement import MOVEMENT, example_shape
+from vitc.graph.nodes import argument, is_constant, is_tensor, operand
 from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.products import Operands, Tags, attention, matmul, meet, reduce, softmax
-from vitc.passes.pruning.tags import NOBODY, core, packed, varies
-from vitc.program import Program
+from vitc.passes.pruning.products import Operands, Tags, attention, matmul, meet, reduce, sdpa, softmax
+from vitc.passes.pruning.tags import NOBODY, core, varies
 
 aten = torch.ops.aten
-sdpa = aten.scaled_dot_product_attention.default
 
 Rule = Callable[[Flow, Node, Operands], Any]
 
@@ -40,10 +35,8 @@ POINTWISE = frozenset(
     }
 )  # fmt: skip
 BINARY = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
-CONVOLUTIONS = frozenset({aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv2d.padding})
-LAYERS = CONVOLUTIONS | {aten.linear.default}
 #: Movement that can also read constant tensors of positions.
-_MORE_MOVEMENT = frozenset(
+MORE_MOVEMENT = frozenset(
     {aten.roll.default, aten.repeat.default, aten.flip.default, aten.index.Tensor, aten.index_select.default, aten.unfold.default}
 )
 _PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
@@ -58,115 +51,19 @@ _CHANNELWISE = frozenset(
 )  # fmt: skip
 
 
-def follow(program: Program) -> Flow:
-    """Numbers the features of a canonical program and pushes them through its graph."""
-    flow = Flow()
-    twins: dict[str, Node] = {}
-    for node in program.graph.nodes:
-        if node.op == "output":
-            for operand in node.all_input_nodes:
-                flow.freeze(flow.tags.get(operand), "the model returns them")
-        if node.op != "call_function" or isinstance(node.meta["val"], (int, torch.SymInt)):
-            continue
-        result = _apply(program, flow, node, twins)
-        if isinstance(result, tuple):
-            flow.tags[node] = tuple(packed(t) for t in result)
-        elif result is not None:
-            flow.tags[node] = packed(result)
-    return flow
-
-
-def _apply(program: Program, flow: Flow, node: Node, twins: dict[str, Node]) -> Any:
-    if node.target in LAYERS:
-        return _layer(flow, node, twins)
-    if node.target in MOVEMENT | SPLITTING | _MORE_MOVEMENT and node.args[0] in flow.tags:
-        return _run(program, node, flow.tags[node.args[0]])
-    rule = RULES.get(node.target)
-    if not any(n in flow.tags for n in node.all_input_nodes):
-        return None
-    result = rule(flow, node, flow.tags) if rule is not None else None
-    if result is None:
-        for operand in node.all_input_nodes:
-            flow.freeze(flow.tags.get(operand), f"they reach {where(node)}, behind which features are not followed")
-    return result
-
-
-def channel_dim(layer: Node) -> int:
-    """The dimension of a layer's operand and result that its weight acts on."""
-    return 1 if layer.target in CONVOLUTIONS else len(example_shape(layer)) - 1
-
-
-def conv_groups(layer: Node) -> int:
-    return int(layer.args[6]) if layer.target in CONVOLUTIONS and len(layer.args) > 6 else 1
-
-
-def is_depthwise(layer: Node) -> bool:
-    groups = conv_groups(layer)
-    return groups > 1 and groups == example_shape(layer)[1] == example_shape(layer.args[0])[1]
-
-
-def _layer(flow: Flow, node: Node, twins: dict[str, Node]) -> Tags | None:
-    source, weight, dim = node.args[0], node.args[1], channel_dim(node)
-    incoming = flow.tags.get(source)
-    if not is_constant(weight):
-        flow.freeze(incoming, f"they reach {where(node)}, whose weight is computed")
-        flow.freeze(flow.tags.get(weight), f"they are the weight of {where(node)}")
-        return None
-    shape = [1] * len(example_shape(node))
-    shape[dim] = -1
-    if incoming is not None and conv_groups(node) > 1 and not is_depthwise(node):
-        flow.freeze(incoming, f"{where(node)} is a grouped convolution")
-    elif incoming is not None:
-        flow.columns[node] = _columns(flow, node, incoming, dim)
-    if is_depthwise(node):
-        row = flow.columns.get(node)
-        return None if row is None else row.reshape(shape).expand(example_shape(node))
-    numbers = flow.number(node, example_shape(node)[dim])
-    twin = twins.setdefault(str(weight.target), node)
-    if twin is not node:
-        flow.tie(numbers, core(flow.tags[twin]).flatten(), node)
-        if node in flow.columns and twin in flow.columns:
-            flow.tie(flow.columns[node], flow.columns[twin], node)
-    if conv_groups(node) > 1:
-        flow.freeze(numbers, f"{where(node)} is a grouped convolution")
-    return numbers.reshape(shape).expand(example_shape(node))
-
-
-def _columns(flow: Flow, node: Node, tags: Tags, dim: int) -> Tags:
-    """The feature at each place of `dim`; several in one place are tied, because one weight column reads them all."""
-    rows = core(tags).movedim(dim, -1)
-    rows = rows.reshape(-1, rows.shape[-1])
-    one = rows.amax(0)
-    flow.tie(rows, one.expand_as(rows), node)
-    return one.expand(tags.shape[dim])
-
-
-def _run(program: Program, node: Node, tags: Any) -> Any:
-    def value(operand: Node) -> Any:
-        return constant(program.module, operand) if is_constant(operand) else example_size(operand)
-
-    if isinstance(tags, tuple):
-        return None
-    args = map_arg(node.args[1:], value)
-    if node.target in (aten.view.default, aten._unsafe_view.default, aten.reshape.default):
-        return tags.reshape(args[0])
-    result = node.target(tags, *args, **node.kwargs)
-    return tuple(result) if isinstance(result, (list, tuple)) else result
-
-
 def _getitem(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    whole = tags.get(node.args[0])
-    return whole[node.args[1]] if isinstance(whole, tuple) else None
+    whole = tags.get(operand(node))
+    return whole[argument(node, 1)] if isinstance(whole, tuple) else None
 
 
 def _pointwise(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    return tags.get(node.args[0])
+    return tags.get(operand(node))
 
 
 def _concatenate(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    parts: list[Node] = node.args[0]  # type: ignore[assignment]
-    dim = int(node.args[1]) if len(node.args) > 1 else int(node.kwargs.get("dim", 0))
-    known = [tags[n] for n in parts if n in tags]
+    parts: Sequence[Node] = argument(node, 0)
+    dim = int(argument(node, 1, "dim", 0))
+    known: list[Tags] = [tags[n] for n in parts if n in tags]
     if any(n not in tags and not from_constants(n) for n in parts):
         return None
     if not any(varies(t, dim) for t in known):  # tokens of a weight are sliced like their neighbours
@@ -177,15 +74,15 @@ def _concatenate(flow: Flow, node: Node, tags: Operands) -> Tags | None:
 
 
 def _stack(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    parts: list[Node] = node.args[0]  # type: ignore[assignment]
+    parts: Sequence[Node] = argument(node, 0)
     if any(n not in tags for n in parts):
         return None
-    return torch.stack([tags[n] for n in parts], *node.args[1:], **node.kwargs)
+    return torch.stack([tags[n] for n in parts], int(argument(node, 1, "dim", 0)))
 
 
 def _pad(flow: Flow, node: Node, tags: Operands) -> Tags:
-    tensor: Tags = tags[node.args[0]]
-    pads: list[int] = node.args[1]  # type: ignore[assignment]
+    tensor: Tags = tags[operand(node)]
+    pads: Sequence[int] = argument(node, 1)
     padded = [tensor.ndim - 1 - i // 2 for i, p in enumerate(pads) if p]
     if not varies(tensor, *padded):
         return core(tensor).expand(example_shape(node))
@@ -193,10 +90,11 @@ def _pad(flow: Flow, node: Node, tags: Operands) -> Tags:
 
 
 def _binary(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    left, right = node.args[:2]
+    left, right = argument(node, 0), argument(node, 1)
     if left in tags and right in tags:
         return meet(flow, node, tags[left], tags[right])
-    known, other = (tags[left], right) if left in tags else (tags[right], left)
+    known: Tags = tags[left if left in tags else right]
+    other = right if left in tags else left
     if not is_tensor(other):
         return known
     shape = example_shape(node)
@@ -211,10 +109,10 @@ def _binary(flow: Flow, node: Node, tags: Operands) -> Tags | None:
 
 
 def _norm_over_row(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    known = tags.get(node.args[0])
+    known: Tags | None = tags.get(operand(node))
     if known is None:
         return None
-    dims = range(known.ndim - len(node.args[1]), known.ndim)
+    dims = range(known.ndim - len(argument(node, 1)), known.ndim)
     if varies(known, *dims):
         flow.mark(flow.normed, known)
         flow.mark(flow.indexed, known)
@@ -222,7 +120,7 @@ def _norm_over_row(flow: Flow, node: Node, tags: Operands) -> Tags | None:
 
 
 def _group_norm(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    known = tags[node.args[0]]
+    known: Tags = tags[operand(node)]
     if node.args[1] != 1:
         return None
     flow.mark(flow.normed, known)
@@ -230,7 +128,7 @@ def _group_norm(flow: Flow, node: Node, tags: Operands) -> Tags | None:
 
 
 def _channelwise(flow: Flow, node: Node, tags: Operands) -> Tags | None:
-    known = tags[node.args[0]]
+    known: Tags = tags[operand(node)]
     return None if varies(known, *range(2, known.ndim)) else core(known).expand(example_shape(node))
 
 
@@ -238,7 +136,7 @@ def from_constants(node: Node) -> bool:
     """A weight, or a rearranged or summed weight."""
     if is_constant(node):
         return True
-    moved = node.target in MOVEMENT | _MORE_MOVEMENT or node.target in BINARY
+    moved = node.target in MOVEMENT | MORE_MOVEMENT or node.target in BINARY
     return moved and all(from_constants(n) for n in node.all_input_nodes if is_tensor(n))
 
 

@@ -47,4 +47,6 @@ def _within_heads(group: Group, units: torch.Tensor, removed: torch.Tensor, cont
         content[group.units[places[: len(stay)]]] = group.units[stay]
         removed[group.units[places[len(stay) :]].flatten()] = True
     if len(set(counts.values())) > 1:
-        raise PassError(f"{group.name}: the heads would keep {sorted(set(counts.values()))} dimensions; all must keep as many")
+        raise PassError(
+            f"{group.name}: the heads would keep {sorted(set(counts.values()))} dimensions; remove as many from each head"
+        )

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
-from vitc.errors import PassError
+from vitc.errors import InternalError
 from vitc.graph import Rewriter, constant
-from vitc.graph.movement import example_shape, example_size
-from vitc.graph.nodes import is_constant, is_tensor, module_path, where
+from vitc.graph.movement import example_shape
+from vitc.graph.nodes import argument, called, is_constant, is_tensor, operand, where
 from vitc.passes.pruning.flow import Flow
+from vitc.passes.pruning.layers import LAYERS, channel_dim, is_depthwise
 from vitc.passes.pruning.names import take_names
-from vitc.passes.pruning.rules import BINARY, LAYERS, channel_dim, is_depthwise, sdpa
-from vitc.passes.pruning.tags import NOBODY, core
+from vitc.passes.pruning.products import sdpa
+from vitc.passes.pruning.rules import BINARY
+from vitc.passes.pruning.sizes import Resizer
+from vitc.passes.pruning.survivors import Masks, Survivors
+from vitc.passes.pruning.tags import NOBODY
 from vitc.program import Program
 
 aten = torch.ops.aten
-_SIZED = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default}
-_SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes}
 _NORMS = {aten.layer_norm.default, aten.rms_norm.default}
-
-#: For each dimension, which entries stay; None: all.
-Masks = tuple[torch.Tensor | None, ...]
 
 
 def shrink(program: Program, flow: Flow, removed: torch.Tensor, content: torch.Tensor | None = None, made_by: str = "prune") -> None:
@@ -33,7 +31,7 @@ def shrink(program: Program, flow: Flow, removed: torch.Tensor, content: torch.T
 
     `content`: which feature's weights a kept feature has afterwards (default: its own). Permuting the dimensions of a head
     this way lets each head lose other dimensions, though the graph only knows one head size.
-    Raises PassError, naming the node, where what stays is not a rectangle.
+    Raises PassError, naming the node and the layers to keep, where the graph cannot go without these features.
     """
     if content is None:
         content = torch.arange(flow.count)
@@ -47,26 +45,6 @@ def shrink(program: Program, flow: Flow, removed: torch.Tensor, content: torch.T
     take_names(program.module, editor.renamed)
 
 
-def survivors(tags: torch.Tensor, removed: torch.Tensor, node: Node) -> Masks:
-    """One mask a dimension whose product is what stays of the tensor."""
-    small = core(tags)
-    nobody = small == NOBODY
-    keep = ~removed[small.clamp(0).long()] | nobody
-    if bool(keep.all()):
-        return (None,) * keep.ndim
-    masks: list[torch.Tensor | None] = []
-    product = torch.ones_like(keep)
-    for dim in range(keep.ndim):
-        by_entry = keep.movedim(dim, 0).reshape(keep.shape[dim], -1)
-        free = nobody.movedim(dim, 0).reshape(keep.shape[dim], -1)
-        mask = (by_entry & ~free).any(1) | free.all(1)
-        masks.append(None if bool(mask.all()) else mask)
-        product &= mask.reshape([-1 if d == dim else 1 for d in range(keep.ndim)])
-    if not torch.equal(product | nobody, keep):
-        raise PassError(f"{where(node)}: what would stay is not a rectangle; keep={[module_path(node)]!r} leaves it alone")
-    return tuple(masks)
-
-
 class _Editor:
     """Slices and rewrites one node at a time."""
 
@@ -74,11 +52,11 @@ class _Editor:
         self.rewriter = Rewriter(program.module, made_by)
         self.flow, self.removed, self.content = flow, removed, content
         self.first = {s.node: s.first for s in flow.sources}
-        self.batch = next((n for n in program.graph.nodes if n.target is aten.sym_size.int), None)
-        self.batch_size = program.example_inputs[0].shape[0]
+        self.survivors = Survivors(flow, removed)
+        batch = next((n for n in program.graph.nodes if n.target is aten.sym_size.int), None)
+        self.resizer = Resizer(self.rewriter, self.survivors, batch, program.example_inputs[0].shape[0])
         self.parameters = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
         self.renamed: dict[str, list[str]] = {}
-        self._masks: dict[Node, Any] = {}
         self._sliced: dict[tuple[Any, ...], Node] = {}
         self._changed: set[Node] = set()
 
@@ -89,12 +67,15 @@ class _Editor:
             self._layer(node)
         elif node.target is sdpa:
             self._attention(node)
-        elif node.target in BINARY or node.target is aten.cat.default:
-            self._follow(node)
+        elif node.target in BINARY:
+            self._elementwise(node)
+        elif node.target is aten.cat.default:
+            self._concatenation(node)
         elif node.target in _NORMS or node.target is aten.group_norm.default:
             self._norm(node)
-        elif node.args and isinstance(node.args[0], Node) and (self.masks(node) or self.masks(node.args[0])):
-            self._sizes(node)
+        elif node.args and isinstance(node.args[0], Node) and (self.survivors.loses(node) or self.survivors.loses(node.args[0])):
+            self._changed.add(node)
+            self.resizer.edit(node)
 
     def retype(self, node: Node) -> None:
         """The value of a node whose operands changed."""
@@ -105,23 +86,9 @@ class _Editor:
         kwargs = map_arg(dict(node.kwargs), lambda n: n.meta["val"])
         try:
             with self.rewriter.fake_mode:
-                node.meta["val"] = node.target(*args, **kwargs)
-        except Exception as error:
-            raise PassError(f"{where(node)} does not fit its pruned operands: {error}") from error
-
-    def masks(self, node: Node) -> Any:
-        """The masks of a node's result (a tuple of them for several results); None if all of it stays."""
-        if node not in self._masks:
-            tags = self.flow.tags.get(node)
-            found: Any = None
-            if isinstance(tags, tuple):
-                found = tuple(survivors(t, self.removed, node) for t in tags)
-                found = found if any(m is not None for t in found for m in t) else None
-            elif tags is not None:
-                found = survivors(tags, self.removed, node)
-                found = found if any(m is not None for m in found) else None
-            self._masks[node] = found
-        return self._masks[node]
+                node.meta["val"] = called(node)(*args, **kwargs)
+        except Exception as error:  # the rules let no such operator through
+            raise InternalError(f"{where(node)} does not fit its pruned operands: {error}") from error
 
     # Weights.
 
@@ -129,7 +96,7 @@ class _Editor:
         rows, columns = self._rows(node), self._columns(node)
         if rows is None and columns is None:
             return
-        args = list(node.args)
+        args: list[Any] = list(node.args)
         args[1] = self._slice(args[1], {0: rows, 1: None if is_depthwise(node) else columns}, node)
         if is_depthwise(node) and rows is not None:
             args[6] = len(rows)
@@ -162,14 +129,14 @@ class _Editor:
 
     def _slice(self, weight: Node, index: dict[int, torch.Tensor | None], user: Node) -> Node:
         """The weight with only the given entries; one weight sliced the same way twice stays one."""
-        index = {dim: i for dim, i in index.items() if i is not None}
-        if not index:
+        narrowed = {dim: i for dim, i in index.items() if i is not None}
+        if not narrowed:
             return weight
-        key = (weight.target, *((dim, *i.tolist()) for dim, i in index.items()))
+        key = (weight.target, *((dim, *i.tolist()) for dim, i in narrowed.items()))
         if key not in self._sliced:
             value = constant(self.rewriter.module, weight)
             trainable = str(weight.target) in self.parameters
-            for dim, i in index.items():
+            for dim, i in narrowed.items():
                 value = value.index_select(dim, i)
             name = self.rewriter.unique_name(f"{weight.target}_pruned")
             with self.rewriter.at(user):
@@ -179,163 +146,95 @@ class _Editor:
 
     def _select(self, node: Node, dim: int, mask: torch.Tensor, user: Node) -> Node:
         """`node` with only the kept entries of one dimension: what it is made of is sliced as near to the weights as can be."""
-        dim %= len(example_shape(node))
+        rank = len(example_shape(node))
+        dim %= rank
         if is_constant(node):
             return self._slice(node, {dim: mask.nonzero().flatten()}, user)
         with self.rewriter.at(user):
             if node.target in BINARY:
-                operands = [
-                    self._select(a, dim - len(example_shape(node)), mask, user)
-                    if is_tensor(a) and _size_from_end(a, dim - len(example_shape(node))) > 1
-                    else a
-                    for a in node.args
-                ]
-                return self.rewriter.call(node.target, *operands, **node.kwargs)
-            source = node.args[0]
-            if node.target is aten.repeat.default and node.args[1][dim] == 1:
-                offset = len(example_shape(node)) - len(example_shape(source))
+                operands = [self._select_from_end(a, dim - rank, mask, user) for a in node.args]
+                return self.rewriter.call(called(node), *operands, **node.kwargs)
+            source = operand(node)
+            if node.target is aten.repeat.default and argument(node, 1)[dim] == 1:
+                offset = rank - len(example_shape(source))
                 if dim >= offset:
-                    return self.rewriter.call(node.target, self._select(source, dim - offset, mask, user), node.args[1])
-            if node.target is aten.expand.default and _size_from_end(source, dim - len(example_shape(node))) > 1:
-                sizes = list(node.args[1])
+                    return self.rewriter.call(called(node), self._select(source, dim - offset, mask, user), node.args[1])
+            if node.target is aten.expand.default and _size_from_end(source, dim - rank) > 1:
+                sizes = list(argument(node, 1))
                 sizes[dim] = -1
-                narrow = self._select(source, dim - len(sizes), mask, user)
+                narrow = self._select(source, dim - rank, mask, user)
                 return self.rewriter.call(aten.expand.default, narrow, sizes)
             name = self.rewriter.unique_name(f"{user.name}_kept")
             index = self.rewriter.parameter(name, mask.nonzero().flatten())
             return self.rewriter.call(aten.index_select.default, node, dim, index)
 
+    def _select_from_end(self, value: Any, dim: int, mask: torch.Tensor | None, user: Node) -> Any:
+        """`value` with only the kept entries of a dimension that may be broadcast, counted from the last (−1)."""
+        if mask is None or not is_tensor(value) or _size_from_end(value, dim) == 1:
+            return value
+        return self._select(value, dim, mask, user)
+
     # Operators.
 
     def _attention(self, node: Node) -> None:
-        q = node.args[0]
-        masks = self.masks(q)
+        q = operand(node)
+        masks = self.survivors.of(q)
         if masks is None:
-            if self.masks(node) is not None:
+            if self.survivors.of(node) is not None:
                 self._changed.add(node)
             return
         kwargs, args = dict(node.kwargs), list(node.args)
         if kwargs.get("scale") is None:  # the default would follow the pruned head size
             kwargs["scale"] = float(example_shape(q)[-1]) ** -0.5
-        heads = masks[-3]
-        bias = args[3] if len(args) > 3 else kwargs.get("attn_mask")
-        if heads is not None and isinstance(bias, Node) and _size_from_end(bias, -3) > 1:
-            narrow = self._select(bias, -3, heads, node)
-            if len(args) > 3:
-                args[3] = narrow
-            else:
-                kwargs["attn_mask"] = narrow
+        bias = self._select_from_end(argument(node, 3, "attn_mask"), -3, masks[-3], node)
+        if len(args) > 3:
+            args[3] = bias
+        elif bias is not None:
+            kwargs["attn_mask"] = bias
         node.args, node.kwargs = tuple(args), kwargs
         self._changed.add(node)
 
-    def _follow(self, node: Node) -> None:
-        """A weight that meets features elementwise, or stands beside them, loses the same entries."""
-        masks = self.masks(node)
-        if masks is None:
-            return
-        joined: Any = node.args[0] if node.target is aten.cat.default else node.args
-        at = None
-        if node.target is aten.cat.default:
-            at = (node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)) % len(masks)
-        operands = []
-        for operand in joined:
-            if is_tensor(operand) and operand not in self.flow.tags:
-                for dim in range(-len(example_shape(operand)), 0):
-                    mask = masks[dim] if len(masks) + dim != at else None
-                    if mask is not None and _size_from_end(operand, dim) > 1:
-                        operand = self._select(operand, dim, mask, node)
-            operands.append(operand)
-        node.args = tuple(operands) if at is None else (operands, *node.args[1:])
-        self._changed.add(node)
+    def _elementwise(self, node: Node) -> None:
+        """A weight that meets features loses the same entries."""
+        masks = self.survivors.of(node)
+        if masks is not None:
+            node.args = tuple(self._follow(value, masks, node) for value in node.args)
+            self._changed.add(node)
+
+    def _concatenation(self, node: Node) -> None:
+        """A weight that stands beside features loses the same entries, but not along the dimension in which it stands beside."""
+        masks = self.survivors.of(node)
+        if masks is not None:
+            at = argument(node, 1, "dim", 0) % len(masks)
+            across = tuple(None if dim == at else mask for dim, mask in enumerate(masks))
+            node.args = ([self._follow(value, across, node) for value in argument(node, 0)], *node.args[1:])
+            self._changed.add(node)
+
+    def _follow(self, value: Any, masks: Masks, user: Node) -> Any:
+        """An operand: without the entries that go, if it is made of weights alone."""
+        if is_tensor(value) and value not in self.flow.tags:
+            for dim in range(-len(example_shape(value)), 0):
+                value = self._select_from_end(value, dim, masks[dim], user)
+        return value
 
     def _norm(self, node: Node) -> None:
-        masks = self.masks(node)
+        masks = self.survivors.of(node)
         if masks is None:
             return
-        args = list(node.args)
+        args: list[Any] = list(node.args)
         if node.target is aten.group_norm.default:
-            own = {0: None if masks[1] is None else masks[1].nonzero().flatten()}
+            own = masks[1:2]
         else:
-            last = masks[len(masks) - len(args[1]) :]
-            args[1] = [s if m is None else int(m.sum()) for m, s in zip(last, args[1], strict=True)]
-            own = {dim: None if m is None else m.nonzero().flatten() for dim, m in enumerate(last)}
+            own = masks[len(masks) - len(args[1]) :]
+            args[1] = [s if m is None else int(m.sum()) for m, s in zip(own, args[1], strict=True)]
+        index = {dim: None if m is None else m.nonzero().flatten() for dim, m in enumerate(own)}
         for i in range(2, len(args)):
             if isinstance(args[i], Node):
-                args[i] = self._slice(args[i], own, node)
+                args[i] = self._slice(args[i], index, node)
         node.args = tuple(args)
         self._changed.add(node)
-
-    def _sizes(self, node: Node) -> None:
-        """Literal sizes and positions in the arguments of data movement."""
-        self._changed.add(node)
-        before, after = self.masks(node.args[0]), self.masks(node)
-        args: list[Any] = list(node.args)
-        if node.target in _SIZED and after is not None:
-            args[1] = [self._size(m, s, node) for m, s in zip(after, args[1], strict=True)]
-        elif node.target is operator.getitem or before is None:
-            return
-        elif node.target is aten.unflatten.int and after is not None:
-            dim = args[1] % len(before)
-            args[2] = [self._size(m, s, node) for m, s in zip(after[dim : dim + len(args[2])], args[2], strict=True)]
-        elif node.target is aten.slice.Tensor:
-            args = _slice_args(node, before)
-        elif node.target is aten.select.int and (mask := before[args[1] % len(before)]) is not None:
-            args[2] = int(mask[: args[2] % len(mask)].sum())
-        elif node.target in _SPLITS:
-            dim = int(args[2] if len(args) > 2 else node.kwargs.get("dim", 0)) % len(before)
-            if before[dim] is not None:
-                parts = before[dim].split([int(v.shape[dim]) for v in node.meta["val"]])
-                node.target, node.kwargs = aten.split_with_sizes.default, {}
-                args = [args[0], [int(p.sum()) for p in parts], dim]
-        elif (dims := _fixed_dims(node)) and any(before[d] is not None for d in dims):
-            raise PassError(f"{where(node)} works along a dimension that would be pruned, and its positions cannot be carried over")
-        node.args = tuple(args)
-
-    def _size(self, mask: torch.Tensor | None, size: Any, node: Node) -> Any:
-        """A literal size, or one computed from the batch, after pruning."""
-        if mask is None or (isinstance(size, int) and size == -1):
-            return size
-        count = int(mask.sum())
-        if not isinstance(size, Node):
-            return count
-        if self.batch is None or count % self.batch_size:
-            raise PassError(f"{where(node)} has a dynamic dimension of which {count} of {example_size(size)} would stay")
-        with self.rewriter.at(node):
-            return self.rewriter.call(operator.mul, self.batch, count // self.batch_size)
-
-
-def _fixed_dims(node: Node) -> list[int]:
-    """The dimensions along which an operator goes by position, in a way that does not survive pruning."""
-    if node.target in (aten.roll.default, aten.flip.default):
-        return list(node.args[-1])
-    if node.target in (aten.index_select.default, aten.unbind.int, aten.unfold.default):
-        return [int(node.args[1]) if len(node.args) > 1 else 0]
-    if node.target is aten.index.Tensor:
-        return [d for d, index in enumerate(node.args[1]) if index is not None]
-    return []
 
 
 def _size_from_end(node: Node, dim: int) -> int:
     shape = example_shape(node)
     return shape[dim] if -dim <= len(shape) else 1
-
-
-def _slice_args(node: Node, before: Masks) -> list[Any]:
-    args: list[Any] = list(node.args)
-    shape = example_shape(args[0])
-    dim = (args[1] if len(args) > 1 else 0) % len(shape)
-    mask = before[dim]
-    if mask is None or len(args) < 3:
-        return args
-    step = args[4] if len(args) > 4 else 1
-    low, high = args[2] or 0, min(args[3], shape[dim]) if len(args) > 3 and args[3] is not None else shape[dim]
-    wanted = torch.arange(shape[dim])[low:high:step]
-    wanted = wanted[mask[wanted]]
-    kept = mask.nonzero().flatten()
-    if not len(wanted):
-        return [args[0], dim, 0, 0]
-    start = int((kept < wanted[0]).sum())
-    end = int((kept <= wanted[-1]).sum())
-    if not torch.equal(kept[start:end:step], wanted):
-        raise PassError(f"{where(node)} takes every {step}th entry of a dimension, which pruning would shift")
-    return [args[0], dim, start, end, step]

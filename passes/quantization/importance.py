@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitc.graph.movement import example_shape
-from vitc.passes.output_gradients import output_gradients
+from vitc.passes.output_gradients import images_at_a_time, output_gradients, tokens_of
 from vitc.passes.quantization.statistics import ImageSample
 from vitc.program import Program
 
-#: Tokens' worth of images kept of the stream for this, at least and at most so many images, and tokens run at a time.
-_TOKENS, _LEAST, _MOST, _CHUNK = 1024, 4, 32, 512
+#: Tokens' worth of images kept of the stream for this, and at least and at most so many images.
+_TOKENS, _LEAST, _MOST = 1024, 4, 32
 
 
 class ProbeImages:
@@ -23,9 +21,8 @@ class ProbeImages:
 
     def __init__(self, program: Program, seed: int, total: int = _TOKENS, most: int = _MOST) -> None:
         self.program, self.seed = program, seed
-        tokens = _tokens(program)
-        self.chunk = max(1, _CHUNK // tokens) if program.batch is not None else program.example_inputs[0].shape[0]
-        images = max(min(max(total // tokens, _LEAST), most), self.chunk)
+        self.chunk = images_at_a_time(program)
+        images = max(min(max(total // tokens_of(program), _LEAST), most), self.chunk)
         self._inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
         self._samples = [ImageSample(images, seed) for _ in self._inputs]
 
@@ -51,10 +48,3 @@ class ProbeImages:
         # A fixed batch takes whole chunks only; the stream has at least one.
         for start in range(0, count if self.program.batch is not None else count // self.chunk * self.chunk, self.chunk):
             yield tuple(t[start : start + self.chunk] for t in images)
-
-
-def _tokens(program: Program) -> int:
-    """Rows an image has in the largest GEMM."""
-    linears = program.graph.find_nodes(op="call_function", target=torch.ops.aten.linear.default)
-    batch = program.example_inputs[0].shape[0]
-    return max([math.prod(example_shape(n)[:-1]) // batch for n in linears], default=1) or 1

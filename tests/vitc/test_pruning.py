@@ -9,10 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vitc
+from vitc.cost.machine import measured_here
 from vitc.demo.digits import DigitsViT
 from vitc.errors import InputError, PassError
-from vitc.passes.pruning.plan import PrunePlan
 from vitc.pruning import replay_pruning
+from vitc.targets import load
 
 IMAGES = torch.randn(2, 1, 8, 8)
 
@@ -85,23 +86,6 @@ def test_a_plan_is_replayed_on_another_checkpoint_of_the_same_model() -> None:
         replay_pruning(_vit(depth=3), plan, example_inputs=IMAGES)
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        (None, "there is no pruning plan .* save one with"),
-        ("{", "is not a pruning plan: "),
-        ("[]", "is not a pruning plan: its format is not"),
-        ('{"format": "vitc-prune-plan", "version": 9}', "version 9, this vitc reads 1"),
-    ],
-)
-def test_a_plan_that_cannot_be_read(tmp_path: Path, text: str | None, message: str) -> None:
-    path = tmp_path / "plan.json"
-    if text is not None:
-        path.write_text(text)
-    with pytest.raises(PassError, match=message):
-        PrunePlan.load(path)
-
-
 def test_steps_train_between() -> None:
     sizes = []
     pruned = _prune(_vit(), 0.4, steps=3, train=lambda m: sizes.append(sum(p.numel() for p in m.parameters())))
@@ -118,6 +102,7 @@ def test_steps_train_between() -> None:
         ({"param": 0.3}, {}, "unknown key of a pruning budget 'param'; .* did you mean 'params'"),
         ({"params": 0.3, "flops": 0.2}, {}, "names one of params, flops, latency; got params, flops"),
         ({"keep": ["head"]}, {}, "names one of params, flops, latency; got none"),
+        ({"params": "a third"}, {}, "the params of a pruning budget is the share to take away, as 0.35; got 'a third'"),
         (0.3, {"steps": 0}, "steps is 0: one, or more together with train="),
         (0.3, {"steps": 2}, "steps is 2: one, or more together with train="),
     ],
@@ -142,6 +127,14 @@ def test_compile_takes_calibration_for_the_criterion() -> None:
     compiled = vitc.compile(_vit(), "cpu", example_inputs=IMAGES, prune=0.3, calibration=images, quantize="int8")
     assert "pruned by obs for cpu" in str(compiled.report())
     assert compiled.program.stage == "quantized"
+
+
+def test_a_cpu_is_measured_where_cuts_are_weighed() -> None:
+    measured = measured_here(load("cpu"))
+    assert _prune(_vit(), {"flops": 0.2}).program.target == measured
+    own = "canonical,prune{ratio=0.01,of=latency,quantum=1},tile-attention"
+    assert vitc.plan(_vit(), "cpu", example_inputs=IMAGES, pipeline=own).program.target == measured
+    assert vitc.plan(_vit(), "cpu", example_inputs=IMAGES, pipeline="canonical,tile-attention").program.target == load("cpu")
 
 
 def test_prune_beside_a_pipeline_is_refused() -> None:

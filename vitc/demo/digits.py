@@ -118,7 +118,7 @@ def _train(digits: Digits, epochs: int, seed: int, progress: Callable[[str], Non
             chosen = order[i * batch : (i + 1) * batch]
             loss = torch.nn.functional.cross_entropy(model(digits.train_images[chosen]), digits.train_labels[chosen])
             optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             optimizer.step()
             schedule.step()
         if progress is not None and epoch % 5 == 4:

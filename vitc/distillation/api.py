@@ -69,8 +69,9 @@ def distill(
 
     In several processes, launched by `accelerate launch` or torchrun, every process trains on its share of the batches.
 
-    Raises InputError for arguments that cannot be, DistillError where the two models do not fit, the loss is no number, or a
-    checkpoint is of another run; MissingDependencyError in several processes without accelerate.
+    Raises InputError for arguments that cannot be, DistillError where the two models do not fit, the loss is no number, a
+    checkpoint is of another run, or several processes do not find each other; MissingDependencyError in several processes
+    without accelerate.
     """
     _check_models(student, teacher)
     if not stages:

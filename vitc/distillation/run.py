@@ -125,7 +125,7 @@ class Run:
             with nullcontext() if last else self.workers.without_sync(model):
                 with self._autocast():
                     loss = _loss(stage, model, teacher, batch) / self.config.accumulate
-                loss.backward()  # type: ignore[no-untyped-call]
+                loss.backward()
             total += loss.detach()
         value = self.workers.mean(total)
         if not math.isfinite(value):

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
-from vitc.errors import InputError, missing
+from vitc.errors import DistillError, InputError, missing
 
 
 class Workers(Protocol):
@@ -65,10 +65,16 @@ class Accelerated:
     def __init__(self) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
 
-        # A stage on features leaves the head unused.
-        self._accelerator = Accelerator(kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)])
+        # A stage on features leaves the head unused. Without cpu=, Accelerate joins no processes where there is no GPU.
+        unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+        self._accelerator = Accelerator(cpu=not torch.accelerator.is_available(), kwargs_handlers=[unused])
         self.device = self._accelerator.device
         self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
+        if self.count != _launched():
+            raise DistillError(
+                f"{_launched()} processes were launched and Accelerate joins {self.count} of them on {self.device}: each would "
+                "train by itself and overwrite the others' checkpoint; launch one process, or set ACCELERATE_USE_CPU=true"
+            )
 
     def prepare(self, model: torch.nn.Module, loader: Any) -> tuple[torch.nn.Module, Any]:
         if not isinstance(loader, torch.utils.data.DataLoader):
@@ -92,9 +98,14 @@ class Accelerated:
 
 
 def workers(device: torch.device) -> Workers:
-    """Accelerate's, if this process is one of several (WORLD_SIZE, as `accelerate launch` and torchrun set it)."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    """Accelerate's, if this process is one of several. Raises DistillError where Accelerate does not join them."""
+    if _launched() == 1:
         return Alone(device)
     if importlib.util.find_spec("accelerate") is None:
         raise missing("accelerate", "distillation in several processes", "distill")
     return Accelerated()
+
+
+def _launched() -> int:
+    """How many processes `accelerate launch` or torchrun started."""
+    return int(os.environ.get("WORLD_SIZE", "1"))

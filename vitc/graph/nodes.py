@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,6 +17,26 @@ def val(node: Node) -> torch.Tensor:
     if not isinstance(value, torch.Tensor):
         raise InternalError(f"node {node.name} ({node.target}) carries no tensor value, but {type(value).__name__}")
     return value
+
+
+def operand(node: Node, at: int = 0) -> Node:
+    """The node that is an argument of `node`."""
+    found = node.args[at]
+    if not isinstance(found, Node):
+        raise InternalError(f"argument {at} of {where(node)} is no node, but {type(found).__name__}")
+    return found
+
+
+def argument(node: Node, at: int, keyword: str = "", default: Any = None) -> Any:
+    """An argument that may stand in its place, by its keyword, or not at all."""
+    return node.args[at] if len(node.args) > at else node.kwargs.get(keyword, default)
+
+
+def called(node: Node) -> Callable[..., Any]:
+    """The operator of a call_function node."""
+    if not callable(node.target):
+        raise InternalError(f"{where(node)} calls nothing")
+    return node.target
 
 
 def is_tensor(node: Any) -> bool:

@@ -54,7 +54,7 @@ class Split:
         figures to predict from, or no CPU engine is there to be measured."""
         target = self.program.target
         try:
-            known = measured_here(target) if target.kind == "cpu" else target
+            known = measured_here(target)
             times = [predict(op_costs(self.finish(q)), known) for q in (None, self.quantize)]
         except (TargetError, MissingDependencyError):
             return None

@@ -10,7 +10,10 @@ from torch import nn
 from vitc.capture import capture
 from vitc.program import Program
 from vitc.pruning import canonical
-from vitc.targets import load
+from vitc.targets import Target, load
+
+#: A CPU of fixed rates, not this machine's measured ones, so that tests prune alike everywhere.
+CPU: Target = load("cpu").with_measured(fp32_tflops=0.1, fp16_tflops=0.1, int8_tops=0.1, memory_gbs=10.0, source="tests")
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,7 @@ def len_of(x: torch.Tensor) -> int:
     return x.shape[0]
 
 
-def program_of(model: nn.Module, size: tuple[int, ...] = (3, 8, 8), target: str = "cpu") -> Program:
+def program_of(model: nn.Module, size: tuple[int, ...] = (3, 8, 8), target: Target = CPU) -> Program:
     """The model at stage 'canonical', with seeded example inputs."""
     images = torch.randn(2, *size, generator=torch.Generator().manual_seed(5))
-    return canonical(capture(model.eval(), load(target), images))
+    return canonical(capture(model.eval(), target, images))

@@ -123,14 +123,16 @@ def test_regression_is_least_squares() -> None:
 
 def test_obs_eliminates_a_copy_first_and_its_error_is_that_of_least_squares(program: Program) -> None:
     groups = find_groups(program)
-    facts = Facts(program, groups, ("covariance", "output-gradients"))
+    facts = Facts(program, groups, ("covariance",))
     reader = _named(program, "blocks.0.mlp.fc2")
     group = next(g for g in groups.groups if g.name == "blocks.0.mlp.fc1:mlp")
     x = _hidden(program).clone()
     x[:, 1] = x[:, 0]
     centred = x - x.mean(0)
     covariance = centred.T @ centred / len(x)
-    copy = SimpleNamespace(flow=facts.flow, module=facts.module, covariance=lambda _: (x.mean(0), covariance), gain=facts.gain)
+    gain = facts.reader(reader).gain
+    seen = SimpleNamespace(covariance=covariance, gain=gain)
+    copy = SimpleNamespace(flow=facts.flow, module=facts.module, reader=lambda _: seen)
     order = removal_order(copy, group, reader)  # type: ignore[arg-type]
     ranks, alone = order.argsort().argsort(), removal_order(facts, group, reader).argsort().argsort()
     assert ranks[[0, 1]].min() < alone[[0, 1]].min()
@@ -142,12 +144,12 @@ def test_obs_eliminates_a_copy_first_and_its_error_is_that_of_least_squares(prog
     ridge = damped(covariance)
     left = ridge[gone][:, gone] - regression(covariance, gone) @ ridge[~gone][:, gone]
     errors = (weight[:, gone] @ left @ weight[:, gone].T).diagonal()  # of each output
-    torch.testing.assert_close(order[first], (errors * facts.gain(reader)).sum(), rtol=1e-3, atol=1e-9)
+    torch.testing.assert_close(order[first], (errors * gain).sum(), rtol=1e-3, atol=1e-9)
 
 
-def test_the_gain_is_the_squared_jacobian_of_the_outputs(program: Program) -> None:
-    facts = Facts(program, find_groups(program), ("output-gradients",))
-    torch.testing.assert_close(facts.gain(_named(program, "head")), torch.ones(5))
+def test_a_reader_counts_by_the_squared_jacobian_of_the_outputs(program: Program) -> None:
+    facts = Facts(program, find_groups(program), ("covariance",))
+    torch.testing.assert_close(facts.reader(_named(program, "head")).gain, torch.ones(5))
     reader = _named(program, "blocks.0.mlp.fc2")
     value: list[torch.Tensor] = []
 
@@ -160,9 +162,18 @@ def test_the_gain_is_the_squared_jacobian_of_the_outputs(program: Program) -> No
 
     (outputs,) = Watch(program.module).run(IMAGES, enable_io_processing=False)
     rows = [torch.autograd.grad(outputs[:, k].sum(), value[0], retain_graph=True)[0] for k in range(5)]
-    exact = torch.stack(rows).square().sum((0, 1, 2)) / len(IMAGES)
+    exact = torch.stack(rows).square().sum(0)  # [images, tokens, channels]
     # Random signs, one draw an image: right on average, so the sum over the channels is nearer than each.
-    torch.testing.assert_close(facts.gain(reader).sum(), exact.sum(), rtol=0.2, atol=0)
+    torch.testing.assert_close(facts.reader(reader).gain.sum(), exact.sum() / len(IMAGES), rtol=0.2, atol=0)
+    # Half of a token's weight is its share of the image's squared gradient.
+    x, matters = _hidden(program).reshape(len(IMAGES), -1, 24), exact.sum(2)
+    weight = (1 + matters / matters.mean(1, keepdim=True))[..., None]
+    mean = (x * weight).sum((0, 1)) / weight.sum()
+    want = torch.einsum("itc,itd->cd", (x - mean) * weight, x - mean) / weight.sum()
+    got = facts.reader(reader).covariance
+    plain = (x - x.mean((0, 1))).flatten(0, 1)
+    unweighted = plain.T @ plain / len(plain)
+    assert (got - want).norm() < 0.5 * (got - unweighted).norm()
 
 
 class _Branches(nn.Module):
@@ -214,9 +225,7 @@ def test_refusals_of_criteria(program: Program) -> None:
         register_criterion(type("Other", (vitc.Criterion,), {"name": "l1"}))
     with pytest.raises(PassError, match="unknown pruning criterion 'taylr'; known: .*; did you mean 'taylor'"):
         get_criterion("taylr")
-    with pytest.raises(PassError, match="gives no|reads activations and does not say so"):
-        Facts(program, find_groups(program), ()).variance  # noqa: B018
-    with pytest.raises(NotImplementedError, match="criterion '' has no score"):
+    with pytest.raises(PassError, match=r"criterion '' scores nothing; give its class a method score\(self, layer\)"):
         vitc.Criterion().score(Layer(torch.ones(1, 1)))
     unlabelled = with_samples(program, IMAGES, None)
     with pytest.raises(InputError, match="needs labels"):

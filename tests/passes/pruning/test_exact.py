@@ -12,7 +12,7 @@ from vitc.graph import constant
 from vitc.passes.pruning.apply import prepare
 from vitc.passes.pruning.grouping import find_groups
 from vitc.passes.pruning.groups import Group, Groups
-from vitc.passes.pruning.rules import LAYERS
+from vitc.passes.pruning.layers import LAYERS
 from vitc.passes.pruning.selection import features_of
 from vitc.passes.pruning.shrink import shrink
 from vitc.program import Program

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 from small_vits import Shape, SmallViT, program_of
 from torch import nn
 
-from vitc.errors import PassError
 from vitc.passes.pruning.grouping import find_groups
 from vitc.passes.pruning.groups import Groups
-from vitc.passes.pruning.selection import features_of
-from vitc.passes.pruning.shrink import shrink
 
 
 def _groups(model: nn.Module, size: tuple[int, ...] = (3, 8, 8)) -> Groups:
@@ -52,78 +48,6 @@ def test_why_two_layers_are_tied() -> None:
     assert groups.why_tied("patch", "nowhere") == []
 
 
-class _Then(nn.Module):
-    """linear → what is given → linear."""
-
-    def __init__(self, between: nn.Module, out: int = 8) -> None:
-        super().__init__()
-        self.one, self.between, self.two = nn.Linear(8, 8), between, nn.Linear(out, 4)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.two(self.between(self.one(x)))
-
-
-class _Fn(nn.Module):
-    def __init__(self, fn: object) -> None:
-        super().__init__()
-        self.fn = fn
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fn(x)  # type: ignore[operator, no-any-return]
-
-
-@pytest.mark.parametrize(
-    ("between", "reason"),
-    [
-        (_Fn(lambda x: x.softmax(-1)), "they reach node softmax (aten.softmax.int, in between), behind which"),
-        (_Fn(lambda x: x.cumsum(-1)), "they reach node cumsum (aten.cumsum.default, in between), behind which"),
-        (_Fn(lambda x: x * x.mean(-1, keepdim=True)), "they reach node mean (aten.mean.dim, in between), behind which"),
-        (_Fn(lambda x: x @ torch.nn.functional.gelu(x).transpose(-1, -2) @ x), None),
-        (_Fn(lambda x: nn.functional.group_norm(x.transpose(1, 2), 2).transpose(1, 2)), "they reach node group_norm"),
-    ],
-)
-def test_what_mixes_features_keeps_them(between: nn.Module, reason: str | None) -> None:
-    groups = _groups(_Then(between), (5, 8))
-    if reason is None:  # self-attention without projections: queries, keys and values are one
-        assert _summary(groups) == {}
-        return
-    first = groups.refused[0]
-    assert (first.path, first.count) == ("one", 8)
-    assert first.reason.startswith(reason)
-
-
-class _Conv(nn.Module):
-    def __init__(self, groups: int) -> None:
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1, groups=groups), nn.Conv2d(8, 4, 1)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.c(torch.relu(self.b(torch.relu(self.a(x)))))
-
-
-def test_depthwise_convolutions_are_followed_and_grouped_ones_are_not() -> None:
-    assert _summary(_groups(_Conv(8))) == {"a:mlp": (8, 1)}
-    grouped = _groups(_Conv(2))
-    assert _summary(grouped) == {}
-    assert {r.path for r in grouped.refused if r.reason.endswith("(aten.conv2d.default, in b) is a grouped convolution")} == {"a", "b"}
-
-
-class _Weightless(nn.Module):
-    """A linear whose weight is computed by another linear."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.one, self.two = nn.Linear(8, 8), nn.Linear(8, 8)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return nn.functional.linear(self.one(x), self.two(torch.ones(8, 8)) + self.two(x).sum())
-
-
-def test_a_computed_weight_keeps_its_features() -> None:
-    reasons = " ".join(r.reason for r in _groups(_Weightless(), (5, 8)).refused)
-    assert "whose weight is computed" in reasons
-
-
 class _SharedKeys(nn.Module):
     """Two heads of queries over one head of keys and values (multi-query attention)."""
 
@@ -140,19 +64,27 @@ class _SharedKeys(nn.Module):
 
 
 def test_heads_that_share_keys_are_not_cut_apart() -> None:
-    assert not any(g.kind == "heads" for g in _groups(_SharedKeys(), (5, 8)).groups)
+    groups = _groups(_SharedKeys(), (5, 8))
+    assert not any(g.kind == "heads" for g in groups.groups)
+    assert "they are shared by several heads" in {r.reason for r in groups.refused}
 
 
-def test_another_number_of_dimensions_in_each_head_is_refused() -> None:
-    program = program_of(SmallViT(Shape(), depth=1))
-    groups = find_groups(program)
-    with pytest.raises(PassError, match=r"blocks.0.attn:qk: the heads would keep \[3, 4\] dimensions; all must keep as many"):
-        features_of(groups, {"blocks.0.attn:qk": [0]})
+class _Unread(nn.Module):
+    """linear → six of its eight features → linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(8, 8), nn.Linear(6, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.two(torch.relu(self.one(x))[..., :6])
 
 
-def test_what_is_no_rectangle_is_refused_with_the_node() -> None:
-    program = program_of(SmallViT(Shape(), depth=1))
-    groups = find_groups(program)
-    removed, content = features_of(groups, {"blocks.0.attn:v": [0, 4]})  # q, k and v are one view [3, H, D]: not unpacked
-    with pytest.raises(PassError, match=r"what would stay is not a rectangle; keep=\['blocks.0.attn'\] leaves it alone"):
-        shrink(program, groups.flow, removed, content)
+def test_features_that_nothing_reads_stay() -> None:
+    groups = _groups(_Unread(), (5, 8))
+    assert _summary(groups) == {"one:mlp": (6, 1)}
+    assert [(r.path, r.count) for r in groups.refused if r.reason == "no layer reads them"] == [("one", 2)]
+
+
+def test_a_model_without_layers_has_no_groups() -> None:
+    assert _groups(nn.GELU(), (5, 8)).to_dict() == {"groups": [], "kept": []}

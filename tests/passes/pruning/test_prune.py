@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -49,8 +51,7 @@ def test_golden(program: Program) -> None:
 @pytest.mark.parametrize(("of", "ratio"), [("params", 0.2), ("flops", 0.2), ("latency", 0.1)])
 @pytest.mark.parametrize("ranking", ["isomorphic", "global"])
 def test_budgets(program: Program, of: str, ratio: float, ranking: str) -> None:
-    # A device of fixed figures, not this machine's measured ones, whose launches cost nothing: else they are nearly all of
-    # a small model's time, and no narrower layer saves one.
+    # A device whose launches cost nothing: else they are nearly all of a small model's time, and no narrower layer saves one.
     program = program.evolve(target=replace(load("orin"), launch_overhead_us=1e-6))
     plan = _through(program, f"prune{{ratio={ratio},of={of},ranking={ranking},quantum=1}}").pruning
     assert plan is not None
@@ -94,7 +95,7 @@ def test_what_is_kept_is_left_alone(program: Program) -> None:
 
 
 def test_widths_are_multiples_of_the_targets_quantum() -> None:
-    program = program_of(SmallViT(Shape(heads=4, head_dim=32), depth=1), target="orin")
+    program = program_of(SmallViT(Shape(heads=4, head_dim=32), depth=1), target=load("orin"))
     pruned = _through(program, "prune{ratio=0.3}")
     assert pruned.pruning is not None
     left = {cut.group: cut.units - len(cut.removed) for cut in pruned.pruning.steps[0]}
@@ -129,7 +130,8 @@ def test_a_cut_that_makes_nothing_faster_is_refused_and_shown(program: Program, 
         ("prune{ratio=0.3,floor=1.0}", "floor is the share of each group that stays, from 0 to below 1, got 1"),
         ("prune{ratio=0.3,kinds=[mpl]}", "unknown kind of prunable features 'mpl'; .* did you mean 'mlp'"),
         ("prune{ratio=0.3,keep=[blocks.7]}", "unknown module in prune's keep 'blocks.7'; known: .* keep takes module paths"),
-        ("prune{ratio=0.3,keep=[blocks]}", "no group of the kinds mlp, heads can be pruned. head: the model returns them"),
+        ("prune{ratio=0.3,quantum=-1}", "quantum is a number of channels, or 0 for the target's own, got -1"),
+        ("prune{ratio=0.3,keep=[blocks]}", r"keep=\['blocks'\] leaves alone all 4 groups of the kinds mlp, heads"),
         ("prune{ratio=0.99}", "99% of params is out of reach; at most .*% can go with kinds="),
         ("prune{ratio=0.3,criterion=variance}", "criterion 'variance' needs activations: pass data=batches of inputs .* without data: l1"),
         ("prune{ratio=0.3,criterion=taylor}", "criterion 'taylor' needs gradients: pass data=labelled batches"),
@@ -139,6 +141,50 @@ def test_a_cut_that_makes_nothing_faster_is_refused_and_shown(program: Program, 
 def test_refusals(program: Program, text: str, message: str) -> None:
     with pytest.raises(PassError, match=message):
         _through(program, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"ranking": "globl"}, "unknown ranking 'globl'; known: global, isomorphic"), ({"of": "ms"}, "unknown measure of a budget 'ms'")],
+)
+def test_options_of_a_pass_made_in_python_are_checked_too(program: Program, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(PassError, match=message):
+        run_pipeline(program, (Prune(ratio=0.3, **options),))
+
+
+def test_no_group_of_the_kinds() -> None:
+    one_block = program_of(SmallViT(Shape(), depth=1))
+    with pytest.raises(PassError, match=r"of the kinds blocks can be pruned; of others: width, qk, v, heads, mlp. head: the model returns"):
+        _through(one_block, "prune{ratio=0.3,kinds=[blocks]}")
+    with pytest.raises(PassError, match="mlp, heads can be pruned; of others: none. the model has no linear and no convolution"):
+        _through(program_of(torch.nn.GELU(), (5, 8)), "prune{ratio=0.3}")
+
+
+def test_a_device_on_which_nothing_pays_is_named(program: Program) -> None:
+    launches = program.evolve(target=replace(load("orin"), launch_overhead_us=1e20))
+    with pytest.raises(PassError, match=r"at most 0.0% can go .*; blocks.0.mlp.fc1:mlp: a cut to \d+ fewer makes nothing faster on orin"):
+        _through(launches, "prune{ratio=0.3,kinds=[mlp]}")
+
+
+def test_without_rates_latency_is_refused_and_other_budgets_cut_unchecked(program: Program) -> None:
+    unknown = program.evolve(target=load("cpu"))
+    with pytest.raises(PassError, match="of=latency cannot be met, target 'cpu' has no fp32_tflops.*; vitc.prune and vitc.compile measure"):
+        _through(unknown, "prune{ratio=0.2,of=latency}")
+    pruned = _through(unknown, "prune{ratio=0.2,of=flops}")
+    summary, unchecked = pruned.journal[-1].notes
+    assert "predicted time" not in summary
+    assert unchecked.startswith("no cut was checked to make anything faster: target 'cpu' has no fp32_tflops, so no time can be")
+    assert pruned.pruning is not None
+    assert pruned.pruning.total("after").ms is None
+    assert "predicted" not in str(pruned.pruning.steps[0][0])
+    assert "? →      ?" in str(pruned.pruning)
+
+
+def test_what_stays_makes_up_is_noted(program: Program) -> None:
+    with_data = with_samples(program, torch.randn(8, 3, 8, 8), None)
+    summary, compensated = _through(with_data, "prune{ratio=0.2,criterion=variance,kinds=[mlp]}").journal[-1].notes
+    assert re.fullmatch(r"params −\d+.\d%, FLOPs −.*%, predicted time −.*% by 2 cuts of 2 groups, criterion variance", summary)
+    assert compensated == "2 layers make up for what went (mean)"
 
 
 def test_a_criterion_that_cannot_score_a_kind_is_refused(program: Program) -> None:
@@ -171,7 +217,7 @@ def test_scores_that_are_not_one_a_unit_are_refused(program: Program) -> None:
         def score(self, layer: object) -> torch.Tensor:
             return torch.full((layer.weight.shape[0],), torch.nan)  # type: ignore[attr-defined]
 
-    with pytest.raises(PassError, match="criterion 'bad' gave blocks.0.attn:heads scores of shape .*, or not finite"):
+    with pytest.raises(PassError, match=r"'bad' gave blocks.0.attn:heads scores of shape \[4\], or not finite; .* number a unit: \[4\]"):
         _through(program, "prune{ratio=0.2,criterion=bad}")
 
 

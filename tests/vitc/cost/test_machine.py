@@ -23,6 +23,9 @@ def test_a_cpu_is_predicted_once_it_is_measured() -> None:
     assert here.memory_gbs
     assert predict([GEMM], here).ms > 1e9 / (here.fp32_tflops * 1e9)
     assert "this process" in here.sources["fp32_tflops"]
+    given = cpu.with_measured(fp32_tflops=1.0, source="data sheet")
+    assert measured_here(given).fp32_tflops == 1.0  # only what is missing is measured
+    assert measured_here(targets.load("orin")) == targets.load("orin")
     before = _rates.cache_info().hits
     assert measured_here(cpu) == here
     assert _rates.cache_info().hits == before + 1

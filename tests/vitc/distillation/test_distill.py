@@ -283,6 +283,19 @@ def test_several_processes_need_accelerate(monkeypatch: pytest.MonkeyPatch) -> N
         vitc.distill(*_pair(), DATA)
 
 
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="there Accelerate waits for the other process")
+def test_processes_that_accelerate_does_not_join_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = pytest.importorskip("accelerate.state")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    state.AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        with pytest.raises(DistillError, match="2 processes were launched and Accelerate joins 1 of them on cpu: .* ACCELERATE_USE_CPU"):
+            vitc.distill(*_pair(), DATA)
+    finally:
+        state.AcceleratorState._reset_state(reset_partial_state=True)
+
+
 def test_a_copy_of_the_teacher_begins_without_a_loss() -> None:
     teacher = DigitsViT(16, 2)
     result = vitc.distill(copy.deepcopy(teacher), teacher, IMAGES, stages=(Features(), Logits(soft=1)), config=SMALL)

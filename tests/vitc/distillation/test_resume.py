@@ -55,14 +55,23 @@ def test_finished_run_is_not_run_again(tmp_path: Path) -> None:
         assert torch.equal(again.student.state_dict()[name], tensor), name
 
 
-def test_two_processes_train_as_one_with_twice_the_batch(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        # The module behind `accelerate launch`: the command itself imports timm, which a broken torchvision stops.
+        ("accelerate.commands.launch", "--multi_gpu", "--num_processes=2", "--main_process_port=0"),
+        ("torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+    ],
+    ids=["accelerate", "torchrun"],
+)
+def test_two_processes_train_as_one_with_twice_the_batch(launcher: tuple[str, ...], tmp_path: Path) -> None:
     pytest.importorskip("accelerate")
     output = tmp_path / "student.safetensors"
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, str(SCRIPT), "--together", str(output)], capture_output=True, text=True, env=environment, timeout=300
-    )
+        [sys.executable, "-m", *launcher, str(SCRIPT), "--together", str(output)],
+        capture_output=True, text=True, env=environment, timeout=300,
+    )  # fmt: skip
     assert done.returncode == 0, done.stderr
     alone = runs.together(accumulate=2).student.state_dict()
     for name, tensor in load_file(output).items():

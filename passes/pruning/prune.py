@@ -63,12 +63,12 @@ class Prune(Pass):
         program = prepare(program, self.kinds)
         groups = find_groups(program)
         offered = self._offered(groups)
-        criterion = self._criterion(program)
-        scorers = _scorers(criterion, offered)
-        facts = Facts(program, groups, _needs(scorers.values(), criterion))
         model = CostModel(program, groups.flow)
         if model.untimed and self.of == "latency":
             raise PassError(f"prune: of=latency cannot be met, {model.untimed}; vitc.prune and vitc.compile measure a cpu by themselves")
+        criterion = self._criterion(program)
+        scorers = _scorers(criterion, offered)
+        facts = Facts(program, groups, _needs(scorers.values(), criterion))
         cuts, before, after = self._choose(program, groups, offered, _scores(offered, scorers, facts), model)
         program = program.note(_summary(criterion, cuts, before, after))
         if model.untimed:

@@ -58,6 +58,8 @@ def pruned(task: tasks.Task, ratio: float, criterion: str, kinds: tuple[str, ...
 
 def criteria(args: argparse.Namespace) -> Iterator[str]:
     yield "## Criteria\n"
+    threads = torch.get_num_threads()
+    torch.set_num_threads(args.training_threads or threads)
     yield f"{SAMPLES} training images for the criteria, change of the test score in points;"
     yield f"mean over seeds {args.seeds} (worst seed).\n"
     for name in args.tasks:
@@ -84,6 +86,7 @@ def criteria(args: argparse.Namespace) -> Iterator[str]:
             cells = [f"{statistics.mean(column):+.2f} ({min(column):+.2f})" for column in zip(*figures, strict=True)]
             yield f"| {criterion} | {' | '.join(cells)} |"
         yield ""
+    torch.set_num_threads(threads)
 
 
 def peer(args: argparse.Namespace) -> Iterator[str]:
@@ -257,6 +260,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=list(RECOVERY), choices=list(RECOVERY))
     parser.add_argument("--criteria", nargs="+", default=list(CRITERIA), choices=list(CRITERIA))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--training-threads", type=int, help="in the section of the criteria, where nothing is timed")
     parser.add_argument("--out", type=Path, help="also write the report there")
     args = parser.parse_args()
     lines = [

@@ -163,23 +163,27 @@ def load(name: str, seed: int = 0, quiet: bool = True) -> Task:
     """The task of that name, its model trained with that seed, now or at an earlier call: the weights are kept in .cache/
     under a hash of the code that made them."""
     build, epochs = TASKS[name]
-    train, test = _data(name)
-    metric = _score(test, mean_iou if name == "segments" else accuracy)
     path = CACHE / f"{name}-{seed}-{key(name)}.safetensors"
     torch.manual_seed(seed)
     model = build()
     if path.exists():
         model.load_state_dict(load_file(path))
-        return Task(model.eval(), train, test, metric)
+        return problem(name, model.eval())
     if name == "digits":
         model = digits.train(digits.load_digits(), seed=seed)
     else:
-        model = fit(model, train, epochs, seed, quiet=quiet)
+        model = fit(model, _data(name)[0], epochs, seed, quiet=quiet)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, unfinished)
     unfinished.rename(path)
-    return Task(model, train, test, metric)
+    return problem(name, model)
+
+
+def problem(name: str, model: torch.nn.Module) -> Task:
+    """The task of that name with a model trained elsewhere."""
+    train, test = _data(name)
+    return Task(model, train, test, _score(test, mean_iou if name == "segments" else accuracy))
 
 
 def main() -> None:

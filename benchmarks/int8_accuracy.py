@@ -168,27 +168,31 @@ PLANTED = ("FP32", "**vitc**, linears", "**vitc**, linears and attention (orin's
 PLANTED += ("plain minmax, linears", "plain minmax, linears and attention", "NNCF, transformer, SmoothQuant", "ModelOpt INT8 SmoothQuant")
 
 
-def row(name: str, model: nn.Module, task: tasks.Task, count: int, test: int) -> str:
+def compared(predict: Predict, task: tasks.Task) -> tuple[float, float, float]:
+    """SQNR of the outputs for the test images in dB, agreement with FP32 and score."""
+    with torch.no_grad():
+        want, got = (torch.cat([p(x) for x in task.test[0].split(50)]).float() for p in (task.model, predict))
+    noise = float((want.double() - got.double()).square().sum())
+    sqnr = 10 * float(torch.log10(want.double().square().sum() / noise)) if noise else float("inf")
+    answers = iter(got.split(50))
+    return sqnr, float((want.argmax(1) == got.argmax(1)).float().mean()), task.metric(lambda _: next(answers))
+
+
+def row(name: str, model: nn.Module, task: tasks.Task, count: int) -> str:
     images = task.train[0][:count]
     began = time.perf_counter()
     with contextlib.redirect_stdout(sys.stderr):  # the peers' progress
         predict = CONTENDERS[name](model, images)
     seconds = time.perf_counter() - began
-    with torch.no_grad():
-        want, got = (torch.cat([p(x) for x in task.test[0][:test].split(50)]).float() for p in (task.model, predict))
-    noise = (want.double() - got.double()).square().sum()
-    sqnr = float(10 * torch.log10(want.double().square().sum() / noise)) if name != "FP32" else float("inf")
-    same = float((want.argmax(1) == got.argmax(1)).float().mean())
-    answers = iter(got.split(50))
-    score = task._replace(test=(task.test[0][:test], task.test[1][:test])).metric(lambda _: next(answers))
+    sqnr, same, score = compared(predict, task)
     return f"| {name} | {sqnr:.1f} | {same:.2%} | {score:.2%} | {seconds:.0f} |"
 
 
-def table(title: str, names: tuple[str, ...], model: nn.Module, task: tasks.Task, count: int, test: int) -> None:
+def table(title: str, names: tuple[str, ...], model: nn.Module, task: tasks.Task, count: int) -> None:
     print(f"\n## {title}\n\n| | SQNR, dB | agreement | score | quantised in, s |\n|---|---|---|---|---|")
     for name in names:
         try:
-            print(row(name, model, task, count, test), flush=True)
+            print(row(name, model, task, count), flush=True)
         except ImportError as error:
             print(f"| {name} | not run: {error} | | | |", flush=True)
 
@@ -207,13 +211,12 @@ def main() -> None:
     print("What the columns mean is in that file's head.")
     for name in args.only:
         task = tasks.load(name)
-        test = len(task.test[0])
         # AdaRound trains: seconds on digits, many minutes on the others.
         names = tuple(n for n in CONTENDERS if name == "digits" or "AdaRound" not in n)
-        table(name, names, task.model, task, args.images, test)
+        table(name, names, task.model, task, args.images)
         if name == "digits":
             for title, plant in (("outlier channels planted", plant_outliers), ("heavy-tailed attention planted", plant_heavy_tails)):
-                table(f"{name}, {title}", PLANTED, plant(task.model), task, args.images, test)
+                table(f"{name}, {title}", PLANTED, plant(task.model), task, args.images)
 
 
 if __name__ == "__main__":

@@ -55,19 +55,26 @@ class TuneInt8(Pass):
         finders = ~judges if not bool(judges.all()) else judges
 
         @torch.no_grad()
-        def error(module: torch.nn.Module) -> float:
+        def divergence(module: torch.nn.Module) -> float:
             batches = images[judges].split(self.batch_size)
             losses = [len(x) * float(logits_loss(stage, module(x), program.module(x), None)) for x in batches]
             return sum(losses) / int(judges.sum())
 
-        before = error(student.module)
         result = distill(
-            student.module, program.module, images[finders], stages=(stage,), config=config, evaluate=lambda module: -error(module)
+            student.module, program.module, images[finders], stages=(stage,), config=config, evaluate=lambda module: -divergence(module)
         )
-        assert result.best is not None
-        if -result.best >= before:
-            return program.note(f"left as it is: trained, the divergence from floating point is {-result.best:.2e}, untrained {before:.2e}")
-        return student.program().note(f"tuned: divergence from floating point {before:.2e} → {-result.best:.2e}; {result}")
+        trained = student.program()
+        before, after = (divergence(self._int8(p).module) for p in (program, trained))
+        change = f"divergence of INT8 from floating point {before:.2e} → {after:.2e}"
+        if after >= before:
+            return program.note(f"left as it is, training did not help: {change}")
+        return trained.note(f"tuned: {change}; {result}")
+
+    def _int8(self, program: Program) -> Program:
+        """As quantize-int8 will make it, but for attention."""
+        options = QuantizeInt8(skip=self.skip, attention=False)
+        sites = options.sites(program)
+        return options.apply(*sites.on_copy(options.with_ranges(program, sites)))
 
     def _images(self, program: Program) -> torch.Tensor:
         if program.calibration is None:

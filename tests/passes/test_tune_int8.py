@@ -22,7 +22,11 @@ def tiled() -> Program:
     model = DigitsViT(32, 2)
     with torch.no_grad():
         model.head.weight *= 10  # outputs that differ
-        model.blocks[0].norm1.weight[:3] *= 60  # outlier channels: INT8 is poor
+        for block in model.blocks:  # two large columns in the weights: what INT8 makes of the others is poor
+            for norm, linear in ((block.norm1, block.attn.qkv), (block.norm2, block.mlp[0])):
+                norm.weight[:2] /= 100
+                norm.bias[:2] /= 100
+                linear.weight[:, :2] *= 100
     program = through(captured(model, IMAGES[:2], target="cpu"), TILED)
     return program.evolve(calibration=CalibrationStream(IMAGES, (SHAPE,)))
 
@@ -36,26 +40,26 @@ def _divergence(want: torch.Tensor, got: torch.Tensor) -> float:
 def test_tuning_lowers_the_error_of_int8(steps: str, tiled: Program) -> None:
     want = outputs(tiled, UNSEEN)
     plain = outputs(through(tiled, "quantize-int8{attention=false}"), UNSEEN)
-    program = through(tiled, f"tune-int8{{epochs=12,learn_steps={steps}}},quantize-int8{{attention=false}}")
+    program = through(tiled, f"tune-int8{{epochs=4,learn_steps={steps}}},quantize-int8{{attention=false}}")
     tuned = outputs(program, UNSEEN)
-    assert _divergence(want, tuned) < 0.9 * _divergence(want, plain)
+    assert _divergence(want, tuned) < 0.2 * _divergence(want, plain)
     assert program.stage == "quantized"
     notes = [note for entry in program.journal for note in entry.notes]
-    assert any("tuned: divergence from floating point" in note and "logits: 288 steps" in note for note in notes)
+    assert any("tuned: divergence of INT8 from floating point" in note and "logits: 96 steps" in note for note in notes)
     torch.testing.assert_close(outputs(tiled, UNSEEN), want)  # the given program is as it was
 
 
 def test_what_training_makes_worse_stays_as_it_is(tiled: Program) -> None:
     program = through(tiled, "tune-int8{rate=1.0}")
     (note,) = program.journal[-1].notes
-    assert "left as it is: trained, the divergence from floating point is" in note
+    assert "left as it is, training did not help: divergence of INT8 from floating point" in note
     assert all(torch.equal(a, b) for a, b in zip(tiled.module.parameters(), program.module.parameters(), strict=True))
 
 
 def test_one_image_trains_and_judges(tiled: Program) -> None:
     one = tiled.evolve(calibration=CalibrationStream(IMAGES[:1], (SHAPE,)))
     notes = through(one, "tune-int8{epochs=1}").journal[-1].notes
-    assert "divergence from floating point" in notes[-1]
+    assert "divergence of INT8 from floating point" in notes[-1]
 
 
 def test_no_calibration(tiled: Program) -> None:

@@ -131,6 +131,8 @@ class QuantizeInt8(Pass):
         gemms = {g.name: g for g in replace(self, rounding="nearest")._insert(copy, twins)}
         ordered = [gemms[n.name] for n in program.graph.nodes if n.name in linears]
         offsets, lines = _ROUNDINGS[self.rounding](program, copy, ordered, self.seed)
+        others = [n for readers in sites.gemms.values() for n in readers if n.name not in linears]
+        lines += [f"{module_path(n) or n.name}: rounded to the nearest, {self.rounding} is for linears" for n in others]
         for line in lines:
             program = program.note(line)
         return program.calibrated({}, {f"{name}/rounding": value for name, value in offsets.items()})

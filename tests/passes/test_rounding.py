@@ -177,6 +177,11 @@ def test_adaround_says_for_each_block_what_it_gained(model: DigitsViT) -> None:
     assert all("4 linears rounded by AdaRound, error ×0." in line for line in lines)
 
 
+def test_a_convolution_is_rounded_to_the_nearest_and_says_so(model: DigitsViT) -> None:
+    program = through(_tiled(model), "quantize-int8{convolutions=true,rounding=gptq}")
+    assert "patch: rounded to the nearest, gptq is for linears" in program.journal[-1].notes
+
+
 def test_a_block_that_gains_nothing_is_rounded_to_the_nearest(model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vitc.passes.quantization.blockwise._RATE", 100.0)  # it only goes astray
     rounded, plain = (through(_tiled(model), f"quantize-int8{{rounding={name}}}") for name in ("adaround", "nearest"))

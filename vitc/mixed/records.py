@@ -104,6 +104,8 @@ class Ledger:
             score = "" if e.score_change is None else f", score {e.score_change:+.4f}"
             ms = "" if e.saved_ms is None else f", {e.saved_ms:+.3f} ms saved"
             lines.append(f"  {e.block:<{width}}  {e.choice:<16} alone {e.sqnr_db:5.1f} dB{same}{score}{ms}: {e.reason}")
+        if self.entries and all(e.saved_ms is None for e in self.entries):
+            lines.append("  no milliseconds, noise decided: the target has no figures to predict from, or no CPU engine is here")
         lines += [f"  tried: {mix}: {score:.4f}" for mix, score in self.trials]
         return "\n".join(lines)
 

@@ -58,6 +58,12 @@ def test_bisection_gives_back_the_fewest_blocks(needed: int) -> None:
     assert [e.choice for e in found.ledger.entries] == ["floating point"] * needed + ["INT8"] * (8 - needed)
 
 
+def test_a_ledger_without_milliseconds_says_why() -> None:
+    text = _search(lambda _: 1.0).ledger.text()
+    assert "no milliseconds, noise decided: the target has no figures to predict from, or no CPU engine is here" in text
+    assert "no milliseconds" not in _search(lambda _: 1.0, dict.fromkeys(map(str, range(8)), 0.1)).ledger.text()
+
+
 def test_the_worst_bargain_goes_first() -> None:
     saved = {str(i): 1.0 for i in range(8)} | {"3": 0.0001}
     found = _search(lambda mix: 1.0 if mix is None or mix.skip else 0.5, saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from html import escape
@@ -33,9 +34,16 @@ class Sensitivity:
     together: SensitivityRow
     score: float | None = None
 
+    @property
+    def added_db(self) -> float:
+        """SQNR if the noise of the places just added up, as it does for independent errors. Where that of all of them together
+        is far lower, layers make each other's errors worse."""
+        noise = sum(10 ** (-r.sqnr_db / 10) for r in self.rows)
+        return -10 * math.log10(noise) if noise else math.inf
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
-        return asdict(self)
+        return asdict(self) | {"added_db": self.added_db}
 
     def __str__(self) -> str:
         return self.text()
@@ -51,6 +59,8 @@ class Sensitivity:
         for first, *middle, last in cells:
             figures = (text.rjust(width) for text, width in zip(middle, widths[1:-1], strict=True))
             lines.append("  ".join([first.ljust(widths[0]), *figures, last]).rstrip())
+        together = f"{self.together.sqnr_db:.1f} dB"
+        lines.append(f"across layers: the noise of each alone adds up to {self.added_db:.1f} dB, all together have {together}")
         if self.score is not None:
             lines.append(f"score in floating point {self.score:.4f}")
         return "\n".join(lines)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -53,7 +54,11 @@ def test_table_and_plot(model: torch.nn.Module, tmp_path: Path) -> None:
     assert found.score == found.rows[0].score == 10.0
     assert all(row.saved_ms is not None for row in found.rows)
     assert "blocks.1" in str(found)
-    json.dumps(found.to_dict())
+    # The noise of blocks is independent enough to add up; the table says how well.
+    assert found.added_db == pytest.approx(-10 * math.log10(sum(10 ** (-row.sqnr_db / 10) for row in found.rows)))
+    assert found.together.sqnr_db == pytest.approx(found.added_db, abs=3.0)
+    assert f"the noise of each alone adds up to {found.added_db:.1f} dB" in str(found)
+    assert json.loads(json.dumps(found.to_dict()))["added_db"] == found.added_db
     found.save_svg(tmp_path / "plot.svg")
     assert len(ElementTree.parse(tmp_path / "plot.svg").getroot().findall("{*}rect")) == 3
 

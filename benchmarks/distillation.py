@@ -141,7 +141,7 @@ def main() -> None:
     for name, label in (("alone", "student alone"), ("taught", "student taught")):
         values = scores[name]
         cells = " | ".join(f"{v:.2%}" for v in values)
-spread = f"{stdev(values):.2%}" if len(values) > 1 else ""
+        spread = f"{stdev(values):.2%}" if len(values) > 1 else ""
         lines.append(f"| {label} | {cells} | {mean(values):.2%} | {spread} | {100 * (best - mean(values)):.2f} |")
     lines += [
         f"\nTaught minus alone, by seed: {', '.join(f'{100 * g:+.2f}' for g in gain)} points.\n",

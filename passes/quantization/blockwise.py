@@ -49,7 +49,7 @@ def round_by_adaround(
     """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each block. Changes `quantised`, in
     which the gemms stand in the graph's order."""
     sample = RoundingSample(program, seed)
-    kept = sample.keeper(quantised, seed, "adaround")
+    kept = sample.keeper(quantised, "adaround")
     blocks = list(_blocks(program.graph, quantised.graph, gemms))
     gains = sample.token_gains([twin for block in blocks for twin in block.outputs.values() if twin])
     walk = Walk(quantised.module, sample.batches)

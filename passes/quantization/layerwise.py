@@ -25,7 +25,7 @@ def round_by_gptq(
     """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each. Changes `quantised`, in
     which the gemms stand in the graph's order."""
     sample = RoundingSample(program, seed)
-    kept = sample.keeper(quantised, seed, "gptq")
+    kept = sample.keeper(quantised, "gptq")
     by_name = {n.name: n for n in program.graph.nodes}
     gains = sample.token_gains([by_name[g.name] for g in gemms])
     walk = Walk(quantised.module, sample.batches)

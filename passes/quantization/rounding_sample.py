@@ -1,7 +1,7 @@
 """The images that a rounding of weights is found on, and those that judge it.
 
 They are a bounded sample of the calibration stream; three of four find, the others judge. Tokens count by how much an error
-there moves the model's outputs (importance.py): without that the class token, which is all that a head reads, would count
+there moves the model's outputs (output_gradients.py): without that the class token, which is all that a head reads, would count
 like any patch.
 """
 
@@ -14,14 +14,13 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.fingerprint import digest, model_fingerprint
+from vitc.passes.quantization.held_out import finders_and_judges
 from vitc.passes.quantization.importance import ProbeImages
 from vitc.passes.quantization.observe import observe
 from vitc.program import Program
 
 #: Tokens' worth of images that the moments are taken from, and images at most.
 _TOKENS, _MOST = 16384, 1024
-#: Every fourth image judges.
-_HELD_OUT = 4
 #: (a place in the graph, what to compute there) → what was found.
 Keeper = Callable[[str, Callable[[], dict[str, Tensor]]], dict[str, Tensor]]
 
@@ -33,31 +32,20 @@ class RoundingSample:
         self.images = ProbeImages(program, seed, _TOKENS, _MOST)
         observe(program, self.images.observers())
         self.batches = list(self.images.batches())
-        count = sum(batch[0].shape[0] for batch in self.batches)
-        judges = torch.arange(count) % _HELD_OUT == _HELD_OUT - 1
-        self._judges = list(judges.split([batch[0].shape[0] for batch in self.batches]))
-        #: With too few images the same ones find and judge.
-        self.divided = bool(judges.any())
+        sizes = [batch[0].shape[0] for batch in self.batches]
+        #: Which images find the rounding, and which judge it (bool [images] a batch).
+        self.finders, self.judges = (list(mask.split(sizes)) for mask in finders_and_judges(sum(sizes)))
         self._journal = None if program.calibration is None else program.calibration.journal
 
-    def keeper(self, quantised: Program, seed: int, method: str) -> Keeper:
+    def keeper(self, quantised: Program, method: str) -> Keeper:
         """Asks the calibration journal, if there is one, before it computes what a method finds at one place of a quantised
         program."""
         if self._journal is None:
             return lambda _, compute: compute()
         images = digest(tensors=[t for batch in self.batches for t in batch])
-        mark = (model_fingerprint(quantised), images, str(seed), method)
+        mark = (model_fingerprint(quantised), images, str(self.images.seed), method)
         journal = self._journal
         return lambda place, compute: journal.ask((*mark, place), compute)
-
-    @property
-    def finders(self) -> list[Tensor]:
-        """Which images find the rounding (bool [images] a batch)."""
-        return [~judges if self.divided else torch.ones_like(judges) for judges in self._judges]
-
-    @property
-    def judges(self) -> list[Tensor]:
-        return self._judges if self.divided else self.finders
 
     def token_gains(self, nodes: Sequence[Node]) -> dict[str, list[Tensor]]:
         """By node, what a squared error of a token adds to the outputs' squared error: [images, tokens] a batch, of mean 1.

@@ -12,12 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from vitc.errors import CalibrationError, PassError
+from vitc.passes.quantization.held_out import finders_and_judges
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
-
-#: Every fourth image judges.
-_HELD_OUT = 4
 
 
 @register_pass
@@ -49,10 +47,7 @@ class TuneInt8(Pass):
         stage = Logits(epochs=self.epochs, rate=self.rate, temperature=self.temperature, soft=1.0)
         config = DistillConfig(batch_size=self.batch_size, weight_decay=0.0, seed=self.seed)
         images = self._images(program)
-        judges = torch.arange(len(images)) % _HELD_OUT == _HELD_OUT - 1
-        if not bool(judges.any()):
-            judges = torch.ones_like(judges)
-        finders = ~judges if not bool(judges.all()) else judges
+        finders, judges = finders_and_judges(len(images))
 
         @torch.no_grad()
         def divergence(module: torch.nn.Module) -> float:

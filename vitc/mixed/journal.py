@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vitc.errors import InputError
+from vitc.fingerprint import digest
 from vitc.program import Program
 
 _FILE = "vitc-search.json"
@@ -69,4 +69,4 @@ class SearchJournal:
 
 def ranges_fingerprint(program: Program) -> str:
     """Twelve digits that change with what calibration found, so with its images."""
-    return hashlib.sha256(json.dumps(dict(sorted(program.ranges.items()))).encode()).hexdigest()[:12]
+    return digest(json.dumps(dict(sorted(program.ranges.items()))))

@@ -57,9 +57,10 @@ class Facts:
         self._moments: _Moments | None = None
         if self.needs and program.samples is None:
             raise PassError(f"pruning needs {' and '.join(sorted(self.needs))} and has no data; pass data=batches to vitc.prune")
-        if self.needs & {"activations", "covariance"}:  # of a reader that no matrix describes the variances are all
-            self._moments = _observe(program, self.flow)
         self._readers = observe_readers(program, self.flow) if "covariance" in self.needs else {}
+        # Of a reader that no matrix describes the variances are all there is to know.
+        if "activations" in self.needs or not all(reader.is_matrix for reader in self._readers.values()):
+            self._moments = _observe(program, self.flow)
         if "gradients" in self.needs:
             self._gradients = _gradients(program, self._layers)
 

@@ -52,11 +52,12 @@ class Reader:
 
     def add(self, rows: torch.Tensor, gradient: torch.Tensor) -> None:
         """Some images: rows [images, T, in] and the gradients at the outputs [images, T, out]."""
-        matters = gradient.square().sum(2)
-        self.gradients += gradient.square().sum((0, 1))
+        squares = gradient.square()
+        self.gradients += squares.sum((0, 1))
         self.images += gradient.shape[0]
         if not self.is_matrix:
             return
+        matters = squares.sum(2)
         mean = self.gradients.sum() / (self.images * matters.shape[1])  # of all rows until now
         weight = 1 + matters / mean.clamp(min=1e-30)
         weighted = rows * weight[..., None]

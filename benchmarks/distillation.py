@@ -46,15 +46,12 @@ def muon(named: list[tuple[str, torch.nn.Parameter]], rate: float) -> list[torch
 
 
 def teacher() -> torch.nn.Module:
+    def train(model: torch.nn.Module) -> None:
+        images, labels = map(torch.from_numpy, figures.classified(DRAWINGS, DRAWN_BY))
+        tasks.fit(model, (images, labels), TEACHER_EPOCHS, quiet=False)
+
     torch.manual_seed(0)
-    model, path = tasks.vit(), _path("teacher", 0)
-    if path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    images, labels = map(torch.from_numpy, figures.classified(DRAWINGS, DRAWN_BY))
-    tasks.fit(model, (images, labels), TEACHER_EPOCHS, quiet=False)
-    _save(model, path)
-    return model
+    return _trained(tasks.vit(), _path("teacher", 0), train)
 
 
 def student(seed: int) -> torch.nn.Module:
@@ -63,13 +60,7 @@ def student(seed: int) -> torch.nn.Module:
 
 
 def alone(task: tasks.Task, seed: int) -> torch.nn.Module:
-    model, path = student(seed), _path("alone", seed)
-    if path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    tasks.fit(model, task.train, EPOCHS, seed)
-    _save(model, path)
-    return model
+    return _trained(student(seed), _path("alone", seed), lambda model: tasks.fit(model, task.train, EPOCHS, seed))
 
 
 def taught(task: tasks.Task, seed: int) -> torch.nn.Module:
@@ -88,9 +79,15 @@ def _path(name: str, seed: int) -> Path:
     return tasks.CACHE.parent / "distillation" / f"{name}-{seed}-{mark}.safetensors"
 
 
-def _save(model: torch.nn.Module, path: Path) -> None:
+def _trained(model: torch.nn.Module, path: Path, train: Callable[[torch.nn.Module], Any]) -> torch.nn.Module:
+    """The model with the weights of the file, or trained now."""
+    if path.exists():
+        model.load_state_dict(load_file(path))
+        return model.eval()
+    train(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
+    return model
 
 
 def times(models: dict[str, Callable[..., Any]], images: torch.Tensor, rounds: int = 60) -> dict[str, float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
@@ -28,6 +29,21 @@ def test_api_page_names_every_public_name(name: str) -> None:
 def test_api_page_names_no_unknown_name() -> None:
     named = set(re.findall(r"^### `vitc\.([A-Za-z_]+)", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE))
     assert named == set(vitc.__all__)
+
+
+_HEADINGS = re.findall(r"^### `vitc\.([A-Za-z_]+)\((.*)\)`$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(("name", "arguments"), _HEADINGS, ids=[name for name, _ in _HEADINGS])
+def test_api_page_has_the_arguments_and_their_defaults(name: str, arguments: str) -> None:
+    space = {public: getattr(vitc, public) for public in vitc.__all__}
+    exec(f"def written({arguments}): ...", space)
+    written = inspect.signature(space["written"]).parameters
+    real = {k: p for k, p in inspect.signature(getattr(vitc, name)).parameters.items() if not k.startswith("_")}
+    assert list(written) == list(real)
+    for key, parameter in written.items():
+        if parameter.default is not inspect.Parameter.empty:
+            assert parameter.default == real[key].default, key
 
 
 @pytest.mark.parametrize("name", available())

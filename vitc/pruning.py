@@ -55,7 +55,7 @@ def prune(
     data: Any = None,
     loss: Loss | None = None,
     target: str | Path | Target = "cpu",
-    ranking: str = "isomorphic",
+    ranking: str = "auto",
     kinds: Sequence[str] = ("mlp", "heads"),
     keep: Sequence[str] = (),
     steps: int = 1,
@@ -70,7 +70,8 @@ def prune(
     criterion: a name of `vitc.known_criteria()`; 'auto' is 'obs' with data, 'l1' without.
     data: batches of (inputs, labels), or of inputs where the criterion needs no gradients.
     loss: a function of (outputs, labels); None is cross-entropy.
-    ranking: 'isomorphic' takes the same share of each structure, 'global' ranks all units by score per cost.
+    ranking: 'isomorphic' takes the same share of each structure, 'global' ranks all units by score per cost; 'auto' is 'global' for
+        criteria whose scores can be compared between structures (obs, taylor, hessian), else 'isomorphic'.
     kinds: what may go: 'mlp', 'heads', 'qk' and 'v' (dimensions of heads), 'width' (of the residual stream), 'blocks'.
     keep: modules that are left alone, as paths or patterns.
     target: whose tiles widths are rounded to, and on which time is predicted; a CPU is measured for a second, once a process.

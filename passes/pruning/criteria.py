@@ -24,13 +24,15 @@ class Criterion:
 
     A subclass sets `name`, says what it `needs` (nothing: weights only), and has a method `score(layer)` that returns one
     number a feature; a unit's score is the sum over its features. Criteria that look at whole units have `score_group`.
-    `kinds`: the kinds of groups it can score (None: all). `compensation`: what happens to the weights that stay.
+    `kinds`: the kinds of groups it can score (None: all). `compensation`: what happens to the weights that stay. `comparable`: a
+    score is what removing the unit adds to one figure of the whole model, so units of different structures can be compared.
     """
 
     name: ClassVar[str] = ""
     needs: ClassVar[tuple[Need, ...]] = ()
     kinds: ClassVar[tuple[str, ...] | None] = None
     compensation: ClassVar[Compensation] = "none"
+    comparable: ClassVar[bool] = False
 
     def score(self, layer: Layer) -> torch.Tensor:
         """[out]: how much each of the layer's features matters."""
@@ -90,6 +92,7 @@ class Taylor(Criterion):
 
     name = "taylor"
     needs = ("gradients",)
+    comparable = True
 
     def score(self, layer: Layer) -> torch.Tensor:
         assert layer.saliency is not None
@@ -103,6 +106,7 @@ class Hessian(Criterion):
 
     name = "hessian"
     needs = ("gradients",)
+    comparable = True
 
     def score(self, layer: Layer) -> torch.Tensor:
         assert layer.squared_gradient is not None
@@ -153,6 +157,7 @@ class OptimalBrainSurgeon(Criterion):
     needs = ("covariance",)
     kinds = ("mlp", "heads", "v")
     compensation = "least-squares"
+    comparable = True
 
     def prepare(self, facts: Facts) -> None:
         """Nothing: scores come from each reader's covariance."""

@@ -25,6 +25,7 @@ from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 Measure = Literal["params", "flops", "latency"]
+RankingOption = Literal["auto", "isomorphic", "global"]
 _COMPENSATION_NEEDS: Mapping[Compensation, set[str]] = {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}
 _FIELD = {"params": "params", "flops": "flops", "latency": "ms"}
 
@@ -35,7 +36,8 @@ class Prune(Pass):
     """Structured pruning. Costs accuracy, which training recovers: see docs/pruning.md.
 
     `ratio`: the share to take away, `of` params, flops or (predicted) latency. `criterion`: 'auto' is 'obs' with data, else
-    'l1'. `ranking`: among groups of one structure, or over all. `kinds`: mlp, heads, qk, v, width, blocks. `keep`: modules that are
+    'l1'. `ranking`: among groups of one structure, or over all; 'auto' is over all where the criterion's scores can be compared.
+    `kinds`: mlp, heads, qk, v, width, blocks. `keep`: modules that are
     left alone. `quantum`: widths become multiples of it; 0 is the target's. `floor`: the share of each group that stays.
     `plan`: the path of a saved plan, replayed instead of all of this.
     """
@@ -48,7 +50,7 @@ class Prune(Pass):
     ratio: float = 0.0
     of: Measure = "params"
     criterion: str = "auto"
-    ranking: Ranking = "isomorphic"
+    ranking: RankingOption = "auto"
     kinds: tuple[str, ...] = ("mlp", "heads")
     keep: tuple[str, ...] = ()
     quantum: int = 0
@@ -69,8 +71,9 @@ class Prune(Pass):
         criterion = self._criterion(program)
         scorers = _scorers(criterion, offered)
         facts = Facts(program, groups, _needs(scorers.values(), criterion))
-        cuts, before, after = self._choose(program, groups, offered, _scores(offered, scorers, facts), model)
-        program = program.note(_summary(criterion, cuts, before, after))
+        ranking = self._ranking(scorers.values())
+        cuts, before, after = self._choose(program, groups, offered, _scores(offered, scorers, facts), model, ranking)
+        program = program.note(_summary(criterion, ranking, cuts, before, after))
         if model.untimed:
             program = program.note(f"no cut was checked to make anything faster: {model.untimed}")
         program = apply_cuts(program, facts, cuts, criterion.compensation)
@@ -88,7 +91,7 @@ class Prune(Pass):
             raise PassError(f"prune: floor is the share of each group that stays, from 0 to below 1, got {self.floor:g}")
         if self.quantum < 0:
             raise PassError(f"prune: quantum is a number of channels, or 0 for the target's own, got {self.quantum}")
-        for what, value, known in (("measure of a budget", self.of, Measure), ("ranking", self.ranking, Ranking)):
+        for what, value, known in (("measure of a budget", self.of, Measure), ("ranking", self.ranking, RankingOption)):
             if value not in get_args(known):
                 raise PassError(unknown(what, str(value), get_args(known)))
         for kind in self.kinds:
@@ -128,8 +131,14 @@ class Prune(Pass):
             )
         return criterion
 
+    def _ranking(self, scorers: Iterable[Criterion]) -> Ranking:
+        if self.ranking == "auto":
+            return "global" if all(scorer.comparable for scorer in scorers) else "isomorphic"
+        return self.ranking
+
     def _choose(
-        self, program: Program, groups: Groups, offered: list[Group], scores: Mapping[str, torch.Tensor], model: CostModel
+        self, program: Program, groups: Groups, offered: list[Group], scores: Mapping[str, torch.Tensor], model: CostModel,
+        ranking: Ranking,
     ) -> tuple[list[Cut], dict[str, Cost], dict[str, Cost]]:
         nothing = features_of(groups, {})[0]
         before = model.of(nothing)
@@ -143,7 +152,7 @@ class Prune(Pass):
             return max(self._figure(before) - cost({group.name: first}), 1e-12) / len(first)
 
         quantum = self.quantum or program.target.int8_quantum
-        waiting = queues(offered, scores, cost_of_unit, self.ranking, quantum, self.floor)
+        waiting = queues(offered, scores, cost_of_unit, ranking, quantum, self.floor)
         slower: dict[str, str] = {}
         while True:
             chosen = least_time(waiting, lambda s: cost(s) <= goal) if waiting else None
@@ -247,13 +256,13 @@ def _cut(group: Group, removed: list[int], was: Mapping[str, Cost], now: Mapping
     return Cut(group.name, group.kind, len(group), () if reason else tuple(removed), ms, reason)
 
 
-def _summary(criterion: Criterion, cuts: list[Cut], before: Mapping[str, Cost], after: Mapping[str, Cost]) -> str:
+def _summary(criterion: Criterion, ranking: Ranking, cuts: list[Cut], before: Mapping[str, Cost], after: Mapping[str, Cost]) -> str:
     was, now = total(before.values()), total(after.values())
     shares = [f"params −{1 - now.params / was.params:.1%}", f"FLOPs −{1 - now.flops / was.flops:.1%}"]
     if was.ms is not None and now.ms is not None:
         shares.append(f"predicted time −{1 - now.ms / was.ms:.1%}")
     made = sum(bool(c.removed) for c in cuts)
-    return f"{', '.join(shares)} by {made} cuts of {len(cuts)} groups, criterion {criterion.name}"
+    return f"{', '.join(shares)} by {made} cuts of {len(cuts)} groups, criterion {criterion.name}, {ranking} ranking"
 
 
 def _first_step(group: Group) -> list[int]:

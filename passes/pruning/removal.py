@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 _DAMPING = 0.01
 #: In how many rounds all units of a group are eliminated.
 _ROUNDS = 64
+#: Each score is at least so many times the one before.
+_ASCENT = 1 + 1e-6
 
 
 def damped(covariance: torch.Tensor) -> torch.Tensor:
@@ -48,9 +50,9 @@ def columns_of(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
 
 
 def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
-    """[units]: the squared error at which each unit is eliminated, cumulated, so that the order of elimination is the order
-    of the scores. It is that of the reader's outputs, each counted by its gain, so of the model's: comparable between
-    readers.
+    """[units]: the squared error that each unit adds when it is eliminated, or a little more than the score before where that
+    is less: the order of elimination is the order of the scores. The error is that of the reader's outputs, each counted by its
+    gain, so of the model's: comparable between readers.
 
     With the inverse H⁻¹ of the covariance of what is still there, eliminating the inputs P costs tr(W_P (H⁻¹_PP)⁻¹ W_Pᵀ),
     and the inverse of the rest is H⁻¹_SS − H⁻¹_SP (H⁻¹_PP)⁻¹ H⁻¹_PS.
@@ -61,13 +63,13 @@ def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
     inverse = torch.linalg.inv(damped(seen.covariance))
     scores = torch.zeros(len(group))
     left = torch.arange(len(group))
-    spent = 0.0
+    score = 0.0
     while len(left):
         errors = _errors(inverse, weight, columns[left])
         order = errors.argsort()[: max(1, -(-len(group) // _ROUNDS))]
         for i in order.tolist():
-            spent += float(errors[i])
-            scores[left[i]] = spent
+            score = max(float(errors[i]), score * _ASCENT)
+            scores[left[i]] = score
         gone = columns[left[order]].flatten()
         gone = gone[gone >= 0]
         inverse, weight = _eliminate(inverse, weight, gone)

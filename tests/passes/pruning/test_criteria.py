@@ -147,6 +147,23 @@ def test_obs_eliminates_a_copy_first_and_its_error_is_that_of_least_squares(prog
     torch.testing.assert_close(order[first], (errors * gain).sum(), rtol=1e-3, atol=1e-9)
 
 
+def test_obs_scores_are_what_each_unit_adds_to_the_error_of_all(program: Program) -> None:
+    groups = find_groups(program)
+    facts = Facts(program, groups, ("covariance",))
+    reader = _named(program, "blocks.0.mlp.fc2")
+    group = next(g for g in groups.groups if g.name == "blocks.0.mlp.fc1:mlp")
+    scores = removal_order(facts, group, reader)
+    weight, gain = constant(program.module, reader.args[1]), facts.reader(reader).gain
+    ridge = damped(facts.reader(reader).covariance)
+    order = scores.argsort()
+    for count in (1, 4, 8):
+        gone = torch.zeros(24, dtype=torch.bool)
+        gone[order[:count]] = True
+        left = ridge[gone][:, gone] - regression(facts.reader(reader).covariance, gone) @ ridge[~gone][:, gone]
+        error = ((weight[:, gone] @ left @ weight[:, gone].T).diagonal() * gain).sum()
+        torch.testing.assert_close(scores[order[:count]].sum(), error, rtol=0.02, atol=0)
+
+
 def test_a_reader_counts_by_the_squared_jacobian_of_the_outputs(program: Program) -> None:
     facts = Facts(program, find_groups(program), ("covariance",))
     torch.testing.assert_close(facts.reader(_named(program, "head")).gain, torch.ones(5))

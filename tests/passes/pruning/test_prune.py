@@ -145,7 +145,10 @@ def test_refusals(program: Program, text: str, message: str) -> None:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"ranking": "globl"}, "unknown ranking 'globl'; known: global, isomorphic"), ({"of": "ms"}, "unknown measure of a budget 'ms'")],
+    [
+        ({"ranking": "globl"}, "unknown ranking 'globl'; known: auto, global, isomorphic"),
+        ({"of": "ms"}, "unknown measure of a budget 'ms'"),
+    ],
 )
 def test_options_of_a_pass_made_in_python_are_checked_too(program: Program, options: dict[str, Any], message: str) -> None:
     with pytest.raises(PassError, match=message):
@@ -183,7 +186,7 @@ def test_without_rates_latency_is_refused_and_other_budgets_cut_unchecked(progra
 def test_what_stays_makes_up_is_noted(program: Program) -> None:
     with_data = with_samples(program, torch.randn(8, 3, 8, 8), None)
     summary, compensated = _through(with_data, "prune{ratio=0.2,criterion=variance,kinds=[mlp]}").journal[-1].notes
-    assert re.fullmatch(r"params −\d+.\d%, FLOPs −.*%, predicted time −.*% by 2 cuts of 2 groups, criterion variance", summary)
+    assert re.fullmatch(r"params −\d+.\d%, FLOPs −.*%, predicted time −.*% by 2 cuts of 2 groups, criterion variance, .* ranking", summary)
     assert compensated == "2 layers make up for what went (mean)"
 
 
@@ -219,6 +222,24 @@ def test_scores_that_are_not_one_a_unit_are_refused(program: Program) -> None:
 
     with pytest.raises(PassError, match=r"'bad' gave blocks.0.attn:heads scores of shape \[4\], or not finite; .* number a unit: \[4\]"):
         _through(program, "prune{ratio=0.2,criterion=bad}")
+
+
+@pytest.mark.parametrize(
+    ("options", "ranking"),
+    [
+        ("criterion=obs", "global"),
+        ("criterion=taylor,kinds=[mlp,heads,qk]", "global"),
+        ("criterion=obs,kinds=[mlp,qk]", "isomorphic"),  # queries and keys by snp, whose scores are of another kind
+        ("criterion=variance", "isomorphic"),
+        ("criterion=obs,ranking=isomorphic", "isomorphic"),
+        ("criterion=l1,ranking=global", "global"),
+    ],
+)
+def test_structures_are_ranked_together_where_their_scores_compare(program: Program, options: str, ranking: str) -> None:
+    images = torch.randn(16, *program.example_inputs[0].shape[1:], generator=torch.Generator().manual_seed(1))
+    labels = torch.arange(16) % 5
+    pruned = _through(with_samples(program, [(images, labels)], None), f"prune{{ratio=0.2,{options}}}")
+    assert pruned.journal[-1].notes[0].endswith(f", {ranking} ranking")
 
 
 def test_queues_round_to_the_quantum_and_keep_the_floor(program: Program) -> None:

@@ -20,7 +20,7 @@ from torch.fx.node import map_arg
 
 from vitc.graph import Rewriter, constant, is_constant
 from vitc.graph.movement import MOVEMENT, SPLITTING
-from vitc.graph.nodes import is_tensor, val, where
+from vitc.graph.nodes import argument, is_tensor, operand, val, where
 from vitc.graph.printer import op_name
 from vitc.passes.quantization.peaks import with_peaks
 from vitc.pipeline import Pass, register_pass
@@ -109,11 +109,11 @@ def _wanted(node: Node) -> torch.dtype | None:
     if name in ("vitc.quantize", "vitc.dequantize") or any(op_name(a) == "vitc.dequantize" for a in node.all_input_nodes):
         return torch.float32  # see the module's text
     if name in _POINTWISE:
-        return val(node.args[0]).dtype  # type: ignore[arg-type]
+        return val(operand(node)).dtype
     if name in _HALF:
         return torch.float16
     if node.target is operator.getitem:  # its operand is a tuple: the element says the dtype
-        element = node.args[0].meta["val"][node.args[1]]  # type: ignore[union-attr, index]
+        element = operand(node).meta["val"][argument(node, 1)]
         return element.dtype if isinstance(element, torch.Tensor) and element.is_floating_point() else None
     operands = [a for a in node.all_input_nodes if is_tensor(a) and val(a).is_floating_point()]
     if not operands:

@@ -18,7 +18,7 @@ from vitc.program import Program
 def flat_leaves(program: Program) -> Sequence[Any]:
     """The graph's flat outputs: nodes, and what the model returns besides tensors (None, numbers)."""
     output = next(n for n in program.graph.nodes if n.op == "output")
-    leaves: Sequence[Any] = output.args[0]  # type: ignore[assignment]
+    leaves: Sequence[Any] = output.args[0]
     return leaves
 
 

@@ -60,7 +60,7 @@ class _Body:
         slot = node.attribute.add()
         slot.name = _VALUE_OF[kind]
         slot.ref_attr_name = field
-        slot.type = kind  # type: ignore[assignment]
+        slot.type = kind
         self.nodes.append(node)
         return name
 
@@ -142,12 +142,12 @@ def _add_bias(body: _Body, scores: str, compute: torch.dtype, signature: Signatu
     if signature.bias_type != compute:
         bias = body.op("Cast", [bias], to=_TYPES[compute])
     if not signature.windows:
-        return body.op("Add", [scores, bias])  # type: ignore[no-any-return]
+        return body.op("Add", [scores, bias])
     shape = body.op("Shape", [scores])
     tail = body.op("Shape", [scores], start=1)
     windows = body.op("Shape", ["bias"], start=0, end=1)
     grouped = body.op("Reshape", [scores, body.op("Concat", [body.ints([-1]), windows, tail], axis=0)])
-    return body.op("Reshape", [body.op("Add", [grouped, bias]), shape])  # type: ignore[no-any-return]
+    return body.op("Reshape", [body.op("Add", [grouped, bias]), shape])
 
 
 def functions_of(signatures: Mapping[Signature, str], opset: int) -> list[onnx.FunctionProto]:

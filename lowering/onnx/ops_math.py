@@ -121,7 +121,7 @@ def _compare(e: Emitter, node: Node) -> str:
     left, right = node.args
     a, b = (val(side) if isinstance(side, Node) else side for side in (left, right))
     dtype = torch.result_type(a, b)  # type: ignore[arg-type]  # a number, if not a tensor
-    return e.op(_COMPARE_OVERLOADS[node.target], [e.operand(left, dtype), e.operand(right, dtype)])  # type: ignore[index]
+    return e.op(_COMPARE_OVERLOADS[node.target], [e.operand(left, dtype), e.operand(right, dtype)])
 
 
 @emits(aten.ne.Tensor, aten.ne.Scalar)

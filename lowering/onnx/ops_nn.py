@@ -84,7 +84,7 @@ def _layer_norm(e: Emitter, node: Node) -> str:
     weight, bias = literal(node, 2, "weight", None), literal(node, 3, "bias", None)
     dtype = val(node).dtype
     scale = e.value(weight) if weight is not None else e.initializer(
-        f"ones_{list(normalized)}_{dtype}", torch.ones(list(normalized), dtype=dtype)  # type: ignore[arg-type, call-overload]
+        f"ones_{list(normalized)}_{dtype}", torch.ones(list(normalized), dtype=dtype)  # type: ignore[arg-type]
     )
     inputs = [e.value(x), scale] + ([] if bias is None else [e.value(bias)])
     return e.op("LayerNormalization", inputs, axis=-len(normalized), epsilon=float(literal(node, 4, "eps", 1e-5)))  # type: ignore[arg-type]

@@ -51,7 +51,7 @@ def _unflatten(e: Emitter, node: Node) -> str:
     axis = _axis(node, dim)
     before = shape_of(x)[:axis]  # type: ignore[arg-type]
     after = shape_of(x)[axis + 1 :]  # type: ignore[arg-type]
-    shape = [0] * len(before) + list(sizes) + [d if isinstance(d, int) else -1 for d in after]  # type: ignore[arg-type, call-overload]
+    shape = [0] * len(before) + list(sizes) + [d if isinstance(d, int) else -1 for d in after]  # type: ignore[arg-type]
     return e.op("Reshape", [e.value(x), e.shape(shape)])
 
 
@@ -153,7 +153,7 @@ def _index_select(e: Emitter, node: Node) -> str:
 @emits(aten.index.Tensor)
 def _index(e: Emitter, node: Node) -> str:
     x, given = node.args
-    used = [(axis, index) for axis, index in enumerate(given) if index is not None]  # type: ignore[arg-type, var-annotated]
+    used = [(axis, index) for axis, index in enumerate(given) if index is not None]  # type: ignore[arg-type]
     if len(used) != 1 or val(used[0][1]).dtype == torch.bool:
         raise LoweringError(f"{where(node)} indexes {len(used)} dimensions at once; only one integer index has an ONNX form")
     axis, index = used[0]

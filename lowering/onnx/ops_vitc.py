@@ -69,4 +69,4 @@ def _call(
     )  # fmt: skip
     if overload:
         e.nodes[-1].overload = overload
-    return out  # type: ignore[no-any-return]
+    return out

@@ -33,7 +33,7 @@ class MergeQkv(Pass):
         for node in list(program.graph.nodes):
             if node.target is not aten.scaled_dot_product_attention.default:
                 continue
-            linears = [ancestry(operand)[-1] for operand in node.args[:3]]  # type: ignore[arg-type]
+            linears = [ancestry(operand)[-1] for operand in node.args[:3]]
             if _mergeable(linears):
                 _merge(rewriter, linears)
         rewriter.finish()

@@ -33,7 +33,7 @@ class OrderQkv(Pass):
         for node in list(program.graph.nodes):
             if node.target is not aten.scaled_dot_product_attention.default:
                 continue
-            linear = ancestry(node.args[0])[-1]  # type: ignore[arg-type]
+            linear = ancestry(node.args[0])[-1]
             order = _order(linear, node)
             if order is not None:
                 _sort(rewriter, linear, node, order)

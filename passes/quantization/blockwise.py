@@ -18,6 +18,7 @@ from torch.fx import Graph, Node
 
 from vitc.cost import block_of
 from vitc.graph import module_path
+from vitc.graph.nodes import operand
 from vitc.passes.quantization.adaround import SoftRounding
 from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
 from vitc.passes.quantization.rounding_sample import RoundingSample
@@ -160,7 +161,7 @@ class _Fitting:
             found[gemm.data] = weights[gemm.name]
             if gemm.mean is not None:
                 dequantised = weights[gemm.name] * gemm.steps(self.module)[:, None]
-                found[gemm.node.args[2]] = corrected_bias(gemm.weight, dequantised, gemm.bias, gemm.mean)  # type: ignore[index]
+                found[operand(gemm.node, 2)] = corrected_bias(gemm.weight, dequantised, gemm.bias, gemm.mean)
         return found
 
     def _error(self, batch: int, instead: Mapping[Node, Tensor], chosen: Tensor) -> Tensor:

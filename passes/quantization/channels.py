@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.fx import Node
 
 from vitc.graph import is_constant
 from vitc.graph.movement import example_shape, indices, moved_from, replay
+from vitc.graph.nodes import argument
 
 aten = torch.ops.aten
 
@@ -30,8 +33,8 @@ def channel_readers(node: Node) -> list[Node] | None:
 def _keeps_rows(user: Node, node: Node) -> bool:
     channels = example_shape(node)[-1]
     if user.target is aten.roll.default:
-        dims = user.args[2] if len(user.args) > 2 else ()
-        return bool(dims) and len(example_shape(node)) - 1 not in [d % len(example_shape(node)) for d in dims]  # type: ignore[union-attr, operator]
+        dims: Sequence[int] = argument(user, 2, "dims", ())
+        return bool(dims) and len(example_shape(node)) - 1 not in [d % len(example_shape(node)) for d in dims]
     if moved_from(user) is not node or "val" not in user.meta or not isinstance(user.meta["val"], torch.Tensor):
         return False
     if example_shape(user)[-1:] != (channels,):

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from vitc.graph import constant
+from vitc.graph.nodes import operand
 
 
 def corrected_bias(weight: Tensor, dequantised: Tensor, bias: Tensor | None, mean: Tensor) -> Tensor:
@@ -31,7 +32,7 @@ class QuantisedGemm:
     @property
     def data(self) -> Node:
         """The integers' node."""
-        return self.node.args[1].args[0]  # type: ignore[union-attr, return-value]
+        return operand(operand(self.node, 1))
 
     def integers(self, module: GraphModule) -> Tensor:
         """int8 [O, C]."""
@@ -39,7 +40,7 @@ class QuantisedGemm:
 
     def steps(self, module: GraphModule) -> Tensor:
         """[O]."""
-        return constant(module, self.node.args[1].args[1])  # type: ignore[union-attr]
+        return constant(module, operand(operand(self.node, 1), 1))
 
     def round(self, module: GraphModule, integers: Tensor) -> None:
         """Other integers in the same place, with the bias that belongs to them."""
@@ -47,4 +48,4 @@ class QuantisedGemm:
         if self.mean is not None:
             dequantised = integers * self.steps(module)[:, None]
             bias = corrected_bias(self.weight, dequantised, self.bias, self.mean)
-            constant(module, self.node.args[2]).copy_(bias)  # type: ignore[arg-type]
+            constant(module, operand(self.node, 2)).copy_(bias)

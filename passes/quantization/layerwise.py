@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.graph import module_path
+from vitc.graph.nodes import operand
 from vitc.passes.quantization.gemms import QuantisedGemm
 from vitc.passes.quantization.gptq import gptq
 from vitc.passes.quantization.rounding_sample import RoundingSample
@@ -46,7 +47,7 @@ def _round(
 ) -> dict[str, Tensor]:
     """'offsets' int8 [O, C] from the nearest integers, and the 'error' as a share of theirs; both of the nearest ones where
     GPTQ's are no better."""
-    fit, judge = _moments(sample, [values[gemm.node.args[0]] for values in start], gains, gemm.mean)  # type: ignore[index]
+    fit, judge = _moments(sample, [values[operand(gemm.node)] for values in start], gains, gemm.mean)
     nearest, steps = quantise_weight(gemm.weight)
     rounded = gptq(gemm.weight, steps, fit)
     before, after = (_error(gemm.weight, q, steps, judge) for q in (nearest, rounded))

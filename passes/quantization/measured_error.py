@@ -18,6 +18,7 @@ from torch.fx import Node
 
 from vitc.calibration import MagnitudeHistogram
 from vitc.graph import constant
+from vitc.graph.nodes import operand
 from vitc.passes.quantization.importance import ProbeImages
 from vitc.passes.quantization.observe import Observer
 from vitc.passes.quantization.scales import fake_quantise
@@ -87,9 +88,7 @@ class _TensorSample:
         self.rows: list[Tensor] = []
         self.shares: list[Tensor] = []
         self.gains: list[Tensor] = []
-        self.total: Tensor | float = 0.0
-        self.sum: Tensor | float = 0.0
-        self.weight: Tensor | float = 0.0
+        self.total, self.sum, self.weight = (torch.zeros(()) for _ in range(3))
         self.count = 0
 
     def add(self, rows: Tensor, gradient: Tensor) -> None:
@@ -107,7 +106,7 @@ class _TensorSample:
     def probe(self, channels: ChannelStatistics) -> TensorProbe:
         gains, shares = torch.cat(self.gains) / len(self.gains), torch.cat(self.shares) / len(self.gains)
         mean = self.sum / self.weight
-        return TensorProbe(torch.cat(self.rows), shares, gains, self.total / self.count, mean, channels)  # type: ignore[arg-type]
+        return TensorProbe(torch.cat(self.rows), shares, gains, self.total / self.count, mean, channels)
 
 
 class _WeightSample:
@@ -154,7 +153,7 @@ def probe(
     samples = {name: _TensorSample(generator) for name in tensors}
     weights = {}
     for name, linears in readers.items():
-        weight = torch.cat([constant(images.program.module, n.args[1]).float() for n in linears])
+        weight = torch.cat([constant(images.program.module, operand(n, 1)).float() for n in linears])
         weights[name] = _WeightSample(weight, channels[name].mean, generator)
     nodes = [part.node for part in tensors.values()] + [n for linears in readers.values() for n in linears]
     for count, found in images.gradients(list(dict.fromkeys(nodes))):

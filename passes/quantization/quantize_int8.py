@@ -15,7 +15,7 @@ from torch.fx import Node
 
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, constant, is_constant, module_path, shape_of
-from vitc.graph.nodes import sole_user, val
+from vitc.graph.nodes import argument, called, operand, sole_user, val
 from vitc.passes.quantization.blockwise import round_by_adaround
 from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
 from vitc.passes.quantization.layerwise import round_by_gptq
@@ -147,25 +147,25 @@ def _quantise_gemm(
     rewriter: Rewriter, node: Node, scale: float, activations: dict[Node, Node], mean: torch.Tensor | None, offsets: torch.Tensor | None
 ) -> QuantisedGemm:
     """`mean` [C]: of its input. `offsets` [O, C]: of the integers from the nearest ones."""
-    x: Node = node.args[0]  # type: ignore[assignment]
+    x, weight = operand(node), operand(node, 1)
     if x not in activations:
         activations[x] = x if x.target is ops.dequantize.default else _quantise_activation(rewriter, node, x, scale)
-    weight, bias = node.args[1], node.args[2] if len(node.args) > 2 else None
-    exact = constant(rewriter.module, weight)  # type: ignore[arg-type]
-    exact_bias = None if bias is None else constant(rewriter.module, bias)  # type: ignore[arg-type]
+    bias: Node | None = argument(node, 2)
+    exact = constant(rewriter.module, weight)
+    exact_bias = None if bias is None else constant(rewriter.module, bias)
     integers, steps = quantise_weight(exact)
     if offsets is not None:
         integers = (integers.short() + offsets).clamp(-127, 127).to(torch.int8)
     with rewriter.at(node):
-        name = str(weight.target)  # type: ignore[union-attr]
+        name = str(weight.target)
         data = rewriter.parameter(rewriter.unique_name(f"{name}_int8"), integers)
         step = rewriter.parameter(rewriter.unique_name(f"{name}_scale"), steps.to(exact.dtype))
         if mean is not None:
-            home = f"{name}_bias" if bias is None else str(bias.target)  # type: ignore[union-attr]
+            home = f"{name}_bias" if bias is None else str(bias.target)
             corrected = corrected_bias(exact, integers * steps[:, None], exact_bias, mean)
             bias = rewriter.parameter(rewriter.unique_name(f"{home}_corrected"), corrected)
         dequantised = rewriter.call(ops.dequantize.default, data, step, 0)
-        new = rewriter.call(node.target, activations[x], dequantised, bias, *node.args[3:], **node.kwargs)  # type: ignore[arg-type]
+        new = rewriter.call(called(node), activations[x], dequantised, bias, *node.args[3:], **node.kwargs)
     rewriter.replace(node, new)
     return QuantisedGemm(node.name, new, exact, exact_bias, mean)
 
@@ -180,19 +180,19 @@ def _quantise_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) ->
 def _quantise_attention(
     rewriter: Rewriter, node: Node, scales: dict[str, float], gemm_inputs: set[Node], pv: str
 ) -> None:
-    q, k, v, bias, heads, head_dim, scale, layout, tile_q, tile_k = node.args
+    q, (bias, heads, head_dim, scale, layout, tile_q, tile_k) = operand(node), node.args[3:]
     dtype = val(node).dtype
     emits_int8 = node in gemm_inputs
     out_scale = scales[node.name] if emits_int8 else 0.0
     in_scales = [scales[name] for name in parts_of(node)]
     with rewriter.at(node):
         if layout == "packed":
-            operands: list[Node | None] = [_packed_integers(rewriter, q, in_scales), None, None]  # type: ignore[arg-type]
+            operands: list[Node | None] = [_packed_integers(rewriter, q, in_scales), None, None]
             if operands[0] is None:
                 in_scales = [max(in_scales)] * 3
-                operands[0] = _integers(rewriter, q, in_scales[0])  # type: ignore[arg-type]
+                operands[0] = _integers(rewriter, q, in_scales[0])
         else:
-            operands = [_integers(rewriter, t, s) for t, s in zip((q, k, v), in_scales, strict=True)]  # type: ignore[arg-type]
+            operands = [_integers(rewriter, operand(node, i), s) for i, s in enumerate(in_scales)]
         new = rewriter.call(
             ops.attention_int8.default,
             *operands, bias, heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale, dtype,
@@ -217,10 +217,10 @@ def _packed_integers(rewriter: Rewriter, qkv: Node, in_scales: list[float]) -> N
     if qkv.target is not aten.linear.default or sole_user(qkv) is None or not is_constant(qkv.args[1]):
         return None
     common = max(in_scales)
-    weight = constant(rewriter.module, qkv.args[1])  # type: ignore[arg-type]
+    weight = constant(rewriter.module, operand(qkv, 1))
     factors = torch.tensor([common / s for s in in_scales]).repeat_interleave(weight.shape[0] // 3)
     args = list(qkv.args)
-    home = str(qkv.args[1].target)  # type: ignore[union-attr]
+    home = str(operand(qkv, 1).target)
     with rewriter.at(qkv):
         args[1] = rewriter.parameter(rewriter.unique_name(f"{home}_equalised"), weight * factors[:, None])
         if len(args) > 2 and isinstance(args[2], Node):

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.calibration import CALIBRATORS, MagnitudeHistogram
+from vitc.graph.nodes import argument, operand
 from vitc.passes.quantization.importance import ProbeImages
 from vitc.passes.quantization.measured_error import Part, TensorProbe, probe
 from vitc.passes.quantization.observe import Observer, observe
@@ -60,10 +61,10 @@ class Sites:
 
 def parts_of(attention: Node) -> dict[str, Part]:
     """q, k and v, by the names of their ranges."""
-    q, k, v = attention.args[:3]
-    if k is None:
+    q = operand(attention)
+    if argument(attention, 1) is None:
         return {f"{q.name}/{name}": Part(q, i) for i, name in enumerate("qkv")}
-    return {x.name: Part(x) for x in (q, k, v)}
+    return {x.name: Part(x) for x in (q, operand(attention, 1), operand(attention, 2))}
 
 
 def choose_ranges(program: Program, sites: Sites, calibrator: str, seed: int) -> tuple[dict[str, float], dict[str, Tensor], str]:

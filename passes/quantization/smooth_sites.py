@@ -14,11 +14,11 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from vitc.graph import Rewriter, constant, is_constant, module_path
 from vitc.graph.movement import example_shape
-from vitc.graph.nodes import sole_user
+from vitc.graph.nodes import argument, operand, sole_user
 from vitc.passes.quantization.channels import channel_readers
 from vitc.passes.quantization.measured_error import Part, TensorProbe, WeightProbe
 from vitc.passes.quantization.placement import is_head
@@ -51,11 +51,11 @@ class Maker:
 
     def divide(self, rewriter: Rewriter, shift: Tensor, scale: Tensor) -> None:
         """Its output becomes (output − shift) / scale; only with a bias if there is a shift."""
-        weight = constant(rewriter.module, self.node.args[self._weight]).clone()  # type: ignore[arg-type]
+        weight = constant(rewriter.module, operand(self.node, self._weight)).clone()
         weight[self.rows] /= scale.reshape([-1] + [1] * (weight.ndim - 1))
         set_weight(rewriter, self.node, self._weight, weight)
         if self.has_bias:
-            bias = constant(rewriter.module, self.node.args[self._weight + 1]).clone()  # type: ignore[arg-type]
+            bias = constant(rewriter.module, operand(self.node, self._weight + 1)).clone()
             bias[self.rows] = (bias[self.rows] - shift) / scale
             set_weight(rewriter, self.node, self._weight + 1, bias)
 
@@ -73,20 +73,20 @@ class ReadSite:
     def parts(self) -> dict[str, Part]:
         return {self.key: Part(self.tensor)}
 
-    def search(self, probes: Probes, module: torch.nn.Module, alphas: Sequence[float], shifts: bool) -> Smoothing:
+    def search(self, probes: Probes, module: GraphModule, alphas: Sequence[float], shifts: bool) -> Smoothing:
         tensors, weights = probes
-        columns = [constant(module, n.args[1]).float().abs().amax(0) for n in self.readers]  # type: ignore[arg-type]
+        columns = [constant(module, operand(n, 1)).float().abs().amax(0) for n in self.readers]
         peak = torch.stack(columns).amax(0)
         return search_gemm(tensors[self.key], weights[self.key], peak, alphas, shifts and self.maker.has_bias)
 
     def apply(self, rewriter: Rewriter, shift: Tensor, scale: Tensor) -> None:
         self.maker.divide(rewriter, shift, scale)
         for reader in self.readers:
-            weight = constant(rewriter.module, reader.args[1])  # type: ignore[arg-type]
+            weight = constant(rewriter.module, operand(reader, 1))
             set_weight(rewriter, reader, 1, weight * scale)
             if bool(shift.any()):
-                bias = reader.args[2] if len(reader.args) > 2 else None
-                before = 0.0 if bias is None else constant(rewriter.module, bias)  # type: ignore[arg-type]
+                bias = argument(reader, 2)
+                before = 0.0 if bias is None else constant(rewriter.module, bias)
                 set_weight(rewriter, reader, 2, weight @ shift + before)
 
 
@@ -108,7 +108,7 @@ class ScoreSite:
     def parts(self) -> dict[str, Part]:
         return dict(list(parts_of(self.attention).items())[:2])
 
-    def search(self, probes: Probes, module: torch.nn.Module, alphas: Sequence[float], shifts: bool) -> Smoothing:
+    def search(self, probes: Probes, module: GraphModule, alphas: Sequence[float], shifts: bool) -> Smoothing:
         tensors, _ = probes
         query, keys = (tensors[name] for name in self.parts())
         return search_scores(query, keys, alphas, shifts and self.keys.has_bias)
@@ -124,7 +124,7 @@ Site: TypeAlias = ReadSite | ScoreSite
 def sites_at(node: Node) -> list[Site]:
     """The sites that a LayerNorm or an attention offers."""
     if node.target is aten.layer_norm.default:
-        affine = len(node.args) > 3 and all(map(is_constant, node.args[2:4])) and len(node.args[1]) == 1  # type: ignore[arg-type]
+        affine = len(node.args) > 3 and all(map(is_constant, node.args[2:4])) and len(argument(node, 1)) == 1
         return _read_site(node, Maker(node)) if affine else []
     if node.target is not ops.attention.default:
         return []
@@ -146,11 +146,11 @@ def _rows(node: Node) -> int:
 
 def _operand_makers(attention: Node) -> list[Maker | None]:
     """The linears that make q, k and v, where nothing stands between and nobody else reads them."""
-    q, k, v, _, heads, head_dim = attention.args[:6]
-    width = int(heads) * int(head_dim)  # type: ignore[call-overload]
-    if k is None:
-        return [Maker(q, i * width, (i + 1) * width) if _owned(q, attention) else None for i in range(3)]  # type: ignore[arg-type]
-    return [Maker(x) if _owned(x, attention) else None for x in (q, k, v)]  # type: ignore[arg-type]
+    q = operand(attention)
+    if argument(attention, 1) is None:
+        width = int(argument(attention, 4)) * int(argument(attention, 5))  # heads · head_dim
+        return [Maker(q, i * width, (i + 1) * width) if _owned(q, attention) else None for i in range(3)]
+    return [Maker(x) if _owned(x, attention) else None for x in (q, operand(attention, 1), operand(attention, 2))]
 
 
 def _owned(maker: Node, attention: Node) -> bool:

@@ -31,7 +31,7 @@ _ATTENTION_NODES = (
 _ATTENTION_CALLS = (
     torch.nn.functional.scaled_dot_product_attention,
     torch.nn.functional.multi_head_attention_forward,
-    torch._native_multi_head_attention,  # type: ignore[attr-defined]
+    torch._native_multi_head_attention,
     torch.nn.functional.softmax,
     torch.softmax,
     torch.Tensor.softmax,

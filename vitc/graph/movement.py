@@ -84,7 +84,7 @@ def replay(node: Node, source: Node, value: torch.Tensor) -> torch.Tensor:
     moved = replay(parent, source, value)
     if node.target is operator.getitem:
         splitter: Node = node.args[0]  # type: ignore[assignment]
-        return _run(splitter, moved)[node.args[1]]  # type: ignore[index, no-any-return]
+        return _run(splitter, moved)[node.args[1]]  # type: ignore[no-any-return]
     return _run(node, moved)  # type: ignore[no-any-return]
 
 

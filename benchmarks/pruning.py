@@ -107,7 +107,7 @@ def peer(args: argparse.Namespace) -> Iterator[str]:
     name = "figures" if "figures" in args.tasks else "digits"
     yield f"## Torch-Pruning side by side ({name}, seed 0)\n"
     yield "The same trained model, MLP channels only where nothing else is said, parameters to within a channel, the same recovery;"
-    yield "latency of all on vitc's CPU engine, batch 1, best of the medians of 3 interleaved rounds.\n"
+    yield "latency of all on vitc's CPU engine, batch 1, best of the medians of 60 interleaved rounds.\n"
     task = tasks.load(name, 0)
     base = task.metric(task.model)
     epochs, rate = RECOVERY[name]
@@ -252,7 +252,7 @@ def _cpu_seconds(work: Callable[[], Any]) -> float:
     return time.process_time() - began
 
 
-def _times(engines: dict[str, Any], rounds: int = 3, calls: int = 40) -> dict[str, float]:
+def _times(engines: dict[str, Any], rounds: int = 60, calls: int = 10) -> dict[str, float]:
     """ms a call at batch 1: in each round every engine in turn; the least of the rounds' medians."""
     best = dict.fromkeys(engines, float("inf"))
     for _ in range(rounds):

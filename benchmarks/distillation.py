@@ -17,6 +17,7 @@ import hashlib
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -25,7 +26,6 @@ import figures
 import tasks
 import torch
 from machine import stamp
-from safetensors.torch import load_file, save_file
 
 import vitc
 
@@ -61,12 +61,12 @@ def muon(named: list[tuple[str, torch.nn.Parameter]], rate: float) -> list[torch
 
 
 def teacher() -> torch.nn.Module:
-    def train(model: torch.nn.Module) -> None:
+    def train(model: torch.nn.Module) -> torch.nn.Module:
         images, labels = map(torch.from_numpy, figures.classified(DRAWINGS, DRAWN_BY))
-        tasks.fit(model, (images, labels), TEACHER_EPOCHS, quiet=False)
+        return tasks.fit(model, (images, labels), TEACHER_EPOCHS, quiet=False)
 
     torch.manual_seed(0)
-    return _trained(tasks.vit(), _path("teacher", 0, _TEACHER), train)
+    return tasks.trained(tasks.vit(), _path("teacher", 0, _TEACHER), train)
 
 
 def student(seed: int) -> torch.nn.Module:
@@ -76,11 +76,7 @@ def student(seed: int) -> torch.nn.Module:
 
 def alone(task: tasks.Task, seed: int, epochs: int = EPOCHS) -> torch.nn.Module:
     path = _path("alone", seed, (*_ALONE, epochs))
-    return _trained(student(seed), path, lambda model: tasks.fit(model, task.train, epochs, seed))
-
-
-def alone_longer(task: tasks.Task, seed: int) -> torch.nn.Module:
-    return alone(task, seed, 2 * EPOCHS)
+    return tasks.trained(student(seed), path, lambda model: tasks.fit(model, task.train, epochs, seed))
 
 
 def taught(task: tasks.Task, seed: int) -> torch.nn.Module:
@@ -96,17 +92,6 @@ def taught(task: tasks.Task, seed: int) -> torch.nn.Module:
 def _path(name: str, seed: int, made_by: tuple[Any, ...]) -> Path:
     mark = hashlib.sha256(repr(made_by).encode()).hexdigest()[:12]
     return tasks.CACHE.parent / "distillation" / f"{name}-{seed}-{mark}.safetensors"
-
-
-def _trained(model: torch.nn.Module, path: Path, train: Callable[[torch.nn.Module], Any]) -> torch.nn.Module:
-    """The model with the weights of the file, or trained now."""
-    if path.exists():
-        model.load_state_dict(load_file(path))
-        return model.eval()
-    train(model)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, path)
-    return model
 
 
 def times(models: dict[str, Callable[..., Any]], images: torch.Tensor, rounds: int = 200) -> dict[str, float]:
@@ -129,7 +114,7 @@ def smaller(seeds: Sequence[int]) -> Iterator[str]:
     scores: dict[str, list[float]] = {WITHOUT: [], LONGER: [], WITH: []}
     small = task.model
     for seed in seeds:
-        for name, train in ((WITHOUT, alone), (LONGER, alone_longer), (WITH, taught)):
+        for name, train in ((WITHOUT, alone), (LONGER, partial(alone, epochs=2 * EPOCHS)), (WITH, taught)):
             small = train(task, seed)
             scores[name].append(task.metric(small))
             print(f"seed {seed}, {name}: {scores[name][-1]:.2%}, {time.perf_counter() - began:.0f} s", file=sys.stderr)

@@ -163,21 +163,29 @@ def load(name: str, seed: int = 0, quiet: bool = True) -> Task:
     """The task of that name, its model trained with that seed, now or at an earlier call: the weights are kept in .cache/
     under a hash of the code that made them."""
     build, epochs = TASKS[name]
-    path = CACHE / f"{name}-{seed}-{key(name)}.safetensors"
+
+    def train(model: torch.nn.Module) -> torch.nn.Module:
+        if name == "digits":
+            return digits.train(digits.load_digits(), seed=seed)
+        return fit(model, _data(name)[0], epochs, seed, quiet=quiet)
+
     torch.manual_seed(seed)
-    model = build()
+    return problem(name, trained(build(), CACHE / f"{name}-{seed}-{key(name)}.safetensors", train))
+
+
+def trained(
+    model: torch.nn.Module, path: Path, train: Callable[[torch.nn.Module], torch.nn.Module]
+) -> torch.nn.Module:
+    """The model in eval mode with the weights in the file; if there is none, what `train` makes of it, kept there."""
     if path.exists():
         model.load_state_dict(load_file(path))
-        return problem(name, model.eval())
-    if name == "digits":
-        model = digits.train(digits.load_digits(), seed=seed)
-    else:
-        model = fit(model, _data(name)[0], epochs, seed, quiet=quiet)
+        return model.eval()
+    model = train(model)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part")
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, unfinished)
     unfinished.rename(path)
-    return problem(name, model)
+    return model
 
 
 def problem(name: str, model: torch.nn.Module) -> Task:

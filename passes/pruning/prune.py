@@ -25,7 +25,7 @@ from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 Measure = Literal["params", "flops", "latency"]
-RankingOption = Literal["auto", "isomorphic", "global"]
+RankingOption = Literal["auto", Ranking]
 _COMPENSATION_NEEDS: Mapping[Compensation, set[str]] = {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}
 _FIELD = {"params": "params", "flops": "flops", "latency": "ms"}
 
@@ -37,9 +37,8 @@ class Prune(Pass):
 
     `ratio`: the share to take away, `of` params, flops or (predicted) latency. `criterion`: 'auto' is 'obs' with data, else
     'l1'. `ranking`: among groups of one structure, or over all; 'auto' is over all where the criterion's scores can be compared.
-    `kinds`: mlp, heads, qk, v, width, blocks. `keep`: modules that are
-    left alone. `quantum`: widths become multiples of it; 0 is the target's. `floor`: the share of each group that stays.
-    `plan`: the path of a saved plan, replayed instead of all of this.
+    `kinds`: mlp, heads, qk, v, width, blocks. `keep`: modules that are left alone. `quantum`: widths become multiples of it; 0 is the
+    target's. `floor`: the share of each group that stays. `plan`: the path of a saved plan, replayed instead of all of this.
     """
 
     name = "prune"

@@ -66,7 +66,7 @@ def try_here(torch: Any, seconds: Callable[[Callable[[], Any]], float]) -> Attem
     import timm
 
     import vitc
-    from vitc.kernels import plugin
+    from vitc.kernels import python_plugin
     from vitc.lowering.tensorrt import api, engine
     from vitc.lowering.tensorrt.logger import build_log
 
@@ -84,7 +84,7 @@ def try_here(torch: Any, seconds: Callable[[Callable[[], Any]], float]) -> Attem
         return engine.build_engine(made, profile=profile, distribution="tensorrt_rtx").plan
 
     def runtime() -> Any:
-        plugin.register(trt)
+        python_plugin.register(trt)
         return trt.Runtime(build_log(trt).logger)
 
     return attempt(build, runtime, lambda loader, plan: _run(torch, trt, loader, plan, model, images, seconds))

@@ -168,7 +168,7 @@ class CubinLaunch:
         outputs: Sequence[int],
         stream: int,
     ) -> None:
-        """See `vitc.kernels.plugin.Launch`. Raises `InputError`, or `BuildError` where the driver refuses."""
+        """See `vitc.kernels.python_plugin.Launch`. Raises `InputError`, or `BuildError` where the driver refuses."""
         check_call(fields, dtypes, inputs, outputs)
         variant, function = self._function(fields)
         params = make_params(fields, input_shapes, dtypes, inputs, outputs[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitc.errors import BuildError
-from vitc.kernels import plugin
+from vitc.kernels import python_plugin
 from vitc.lowering.tensorrt import api
 from vitc.lowering.tensorrt.capability import set_capability
 from vitc.lowering.tensorrt.layers import LayerTable
@@ -65,7 +65,7 @@ def build_engine(
     Raises `BuildError` with TensorRT's own reason and the ONNX node, `MissingDependencyError` without one.
     """
     trt = api.find(capability) if distribution is None else api.load(distribution)
-    plugin.register(trt)
+    python_plugin.register(trt)
     log = build_log(trt)
     with log.listen() as messages:
         builder = trt.Builder(log.logger)
@@ -101,7 +101,7 @@ def build_engine(
 def inspect_engine(plan: bytes, distribution: str) -> LayerTable:
     """The layers of a serialised engine, from TensorRT itself. Needs the GPU it was built for."""
     trt = api.load(distribution)
-    plugin.register(trt)
+    python_plugin.register(trt)
     log = build_log(trt)
     with log.listen() as messages:
         engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan)

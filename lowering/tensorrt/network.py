@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vitc.errors import BuildError
-from vitc.kernels.plugin import find_creator
+from vitc.kernels.python_plugin import find_creator
 
 if TYPE_CHECKING:
     import tensorrt

@@ -7,7 +7,7 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
-MODULES = ("vitc", "vitc.passes.all", "vitc.lowering.onnx.model", "vitc.kernels.plugin", "vitc.runtime", "vitc.cli")
+MODULES = ("vitc", "vitc.passes.all", "vitc.lowering.onnx.model", "vitc.kernels.python_plugin", "vitc.runtime", "vitc.cli")
 DATA = (
     ("vitc.targets", "orin.toml"),
     ("vitc.bundle", "build.sh"),

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from vitc.errors import BuildError, InputError
-from vitc.kernels import plugin
+from vitc.kernels import python_plugin
 from vitc.lowering.cpu.engine import Array, Port
 from vitc.lowering.tensorrt.logger import build_log
 from vitc.runtime.cuda import Cuda
@@ -27,7 +27,7 @@ class TensorRtEngine:
         self.remark = ""
         self.version: str = trt.__version__
         self._cuda = Cuda() if cuda is None else cuda
-        plugin.register(trt)
+        python_plugin.register(trt)
         # The engine points into the runtime: it must live as long.
         self._runtime = trt.Runtime(build_log(trt).logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)

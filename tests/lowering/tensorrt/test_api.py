@@ -121,7 +121,7 @@ def test_an_alias_of_a_library_that_is_not_there() -> None:
 
 def test_neither_torch_nor_onnx_nor_tensorrt_is_imported() -> None:
     code = """
-import sys, vitc.lowering.tensorrt, vitc.kernels.plugin
+import sys, vitc.lowering.tensorrt, vitc.kernels.python_plugin
 print([name for name in ("torch", "onnx", "tensorrt", "tensorrt_rtx") if name in sys.modules])
 """
     assert run(code).strip() == "[]"

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from vitc.errors import InputError, LoweringError
-from vitc.kernels import plugin
+from vitc.kernels import python_plugin
 from vitc.kernels.fields import AttentionFields
 
 FLOAT = AttentionFields("bnhd", 3, 32, 0.1, 0, 64, 64, "int8", 0.0, 0.0, 0.0, 0.0)
@@ -33,17 +33,17 @@ class Integers:
 )
 def test_the_output_is_batch_tokens_width(layout: str, inputs: list[tuple[int, ...]]) -> None:
     fields = dataclasses.replace(FLOAT, layout=layout)
-    assert plugin.output_shape(fields, inputs, Integers()) == [2, 7, 96]
+    assert python_plugin.output_shape(fields, inputs, Integers()) == [2, 7, 96]
 
 
 def test_an_input_of_the_wrong_rank() -> None:
     with pytest.raises(LoweringError, match="has 3 dimensions; layout 'bhnd' takes 4"):
-        plugin.output_shape(dataclasses.replace(FLOAT, layout="bhnd"), [(2, 7, 96)], Integers())
+        python_plugin.output_shape(dataclasses.replace(FLOAT, layout="bhnd"), [(2, 7, 96)], Integers())
 
 
 def test_a_wrong_number_of_inputs() -> None:
     with pytest.raises(LoweringError, match="has 2 inputs; layout 'bnhd' with has_bias=0 takes 3: q, k, v"):
-        plugin.check_inputs(FLOAT, 2)
+        python_plugin.check_inputs(FLOAT, 2)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def test_a_wrong_number_of_inputs() -> None:
     ],
 )
 def test_dtypes(fields: AttentionFields, dtypes: list[str], allowed: bool) -> None:
-    assert plugin.dtype_allowed(fields, len(dtypes) - 1, dtypes) is allowed
+    assert python_plugin.dtype_allowed(fields, len(dtypes) - 1, dtypes) is allowed
 
 
 class Written:
@@ -89,10 +89,10 @@ class TestClass:
         return pytest.importorskip("tensorrt_rtx")
 
     def test_the_field_collection_round_trips(self, trt: Any) -> None:
-        stored = plugin.StoredFields.of(trt, INT8)
+        stored = python_plugin.StoredFields.of(trt, INT8)
         entries = stored.collection
         assert [entry.name for entry in entries] == list(INT8.to_attributes())
-        read = plugin.read_collection(entries)
+        read = python_plugin.read_collection(entries)
         assert read.layout == "bnhd"
         assert read.num_heads == 3
         assert read.q_scale == pytest.approx(0.1)  # stored as FP32
@@ -101,13 +101,13 @@ class TestClass:
         values = np.array([32, 64], np.int32)
         entry = trt.PluginField("head_dim", values, trt.PluginFieldType.INT32)
         with pytest.raises(InputError, match="'head_dim' of vitc::VitAttention holds 2 values, not one"):
-            plugin.read_collection([entry])
+            python_plugin.read_collection([entry])
 
     def test_a_clone_has_the_same_fields(self, trt: Any) -> None:
         made = self.make(trt)
         assert made.clone() is not made
         assert made.clone().fields == made.fields
-        assert plugin.read_collection(made.clone().get_fields_to_serialize()) == made.fields
+        assert python_plugin.read_collection(made.clone().get_fields_to_serialize()) == made.fields
 
     def test_a_run_prepares_before_it_launches(self, trt: Any) -> None:
         launch = Written()
@@ -128,25 +128,25 @@ class TestClass:
 
     def test_scales_by_head_round_trip(self, trt: Any) -> None:
         fields = dataclasses.replace(INT8, head_scales=tuple(0.5 + i / 4 for i in range(9)))
-        assert plugin.read_collection(plugin.StoredFields.of(trt, fields).collection).head_scales == fields.head_scales
+        assert python_plugin.read_collection(python_plugin.StoredFields.of(trt, fields).collection).head_scales == fields.head_scales
 
     def test_an_unknown_tactic(self, trt: Any) -> None:
         with pytest.raises(LoweringError, match="has only tactic 0; TensorRT asked for 7"):
             self.make(trt).set_tactic(7)
 
     def test_registering_twice_keeps_the_first(self, trt: Any) -> None:
-        plugin.register(trt)
-        first = plugin.find_creator(trt)
-        plugin.register(trt)
+        python_plugin.register(trt)
+        first = python_plugin.find_creator(trt)
+        python_plugin.register(trt)
         assert first is not None
-        assert plugin.find_creator(trt) is first
+        assert python_plugin.find_creator(trt) is first
 
-    def make(self, trt: Any, launch: plugin.Launch | None = None) -> Any:
-        creator, stored = plugin.make_creator(trt, launch or Written()), plugin.StoredFields.of(trt, INT8)
+    def make(self, trt: Any, launch: python_plugin.Launch | None = None) -> Any:
+        creator, stored = python_plugin.make_creator(trt, launch or Written()), python_plugin.StoredFields.of(trt, INT8)
         return creator.create_plugin("attention", stored.collection, trt.TensorRTPhase.BUILD)
 
     def test_the_creator_keeps_the_reason_of_a_refusal(self, trt: Any) -> None:
-        creator = plugin.make_creator(trt, Written())
+        creator = python_plugin.make_creator(trt, Written())
         with pytest.raises(InputError, match="lacks the fields layout"):
             creator.create_plugin("attention", trt.PluginFieldCollection([]), trt.TensorRTPhase.BUILD)
         assert "lacks the fields layout" in str(creator.refusal)

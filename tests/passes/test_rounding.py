@@ -7,7 +7,7 @@ from itertools import product
 
 import pytest
 import torch
-from support import TILED, captured, outputs, through
+from programs import TILED, captured, outputs, through
 from torch import Tensor
 from torch.fx import Node
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attention_models as models
 import pytest
 import torch
-from support import CANON, TILED, captured, count, outputs, through
+from programs import CANON, TILED, captured, count, outputs, through
 from torch import nn
 
 import vitc.targets

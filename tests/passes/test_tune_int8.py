@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from support import TILED, captured, outputs, through
+from programs import TILED, captured, outputs, through
 
 from vitc.calibration import CalibrationStream
 from vitc.demo.digits import DigitsViT

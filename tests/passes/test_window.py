@@ -5,7 +5,7 @@ from __future__ import annotations
 import attention_models as models
 import pytest
 import torch
-from support import TILED, captured, count, outputs, through
+from programs import TILED, captured, count, outputs, through
 from torch import Tensor, nn
 
 import vitc

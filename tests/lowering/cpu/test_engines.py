@@ -245,7 +245,7 @@ os.kill(os.getpid(), signal.SIGUSR1)
 
 @pytest.mark.parametrize("name", ENGINES)
 def test_signals_are_handled_after_engines_are_gone(name: str) -> None:
-    script = _TWO_MODELS_END_AND_A_SIGNAL_COMES.format(folder=str(Path(__file__).parent), name=name)
+    script = _TWO_MODELS_END_AND_A_SIGNAL_COMES.format(folder=str(Path(__file__).parents[2] / "shared"), name=name)
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "handled\n"

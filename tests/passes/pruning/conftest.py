@@ -1,15 +1,10 @@
-"""Puts this folder on the path: its tests share `small_vits`. Criteria that a test registers are gone after it."""
+"""Criteria that a test registers are gone after it."""
 
 from __future__ import annotations
-
-import sys
-from pathlib import Path
 
 import pytest
 
 from vitc.passes.pruning import criteria
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(autouse=True)

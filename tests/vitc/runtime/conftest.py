@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-# The hand-made models of the CPU engines' tests.
-sys.path.insert(0, str(Path(__file__).parents[2] / "lowering" / "cpu"))
-
 from small_models import WIDTH, block
 
 from vitc.bundle import BundleContents, Dim, Golden, TensorInfo, Tolerance

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnx
 import pytest
-from graphs import changed, transformer
+from native_graphs import changed, transformer
 
 from vitc.errors import BuildError, InputError, MissingDependencyError
 from vitc.lowering.cpu import choose, native_refusal, open_engine

@@ -6,8 +6,8 @@ import math
 
 import numpy as np
 import pytest
-from graphs import transformer
-from reference import run_trunk
+from native_graphs import transformer
+from native_reference import run_trunk
 
 from vitc.lowering.cpu.native.blocks import Blocks
 from vitc.lowering.cpu.native.library import unavailable

@@ -13,7 +13,7 @@ import vitc.targets
 from vitc.capture import capture
 from vitc.errors import PassError, PipelineError
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
-from vitc.passes.tiling import TileAttention
+from vitc.passes.tiling.tile_attention import TileAttention
 from vitc.pipeline import (
     Pass,
     check_order,

@@ -10,7 +10,7 @@ from torch import nn
 
 import vitc.targets
 from vitc.ops import tiled_attention
-from vitc.passes.tiling import choose_tiles
+from vitc.passes.tiling.tile_attention import choose_tiles
 
 ATTENTION = torch.ops.vitc.attention.default
 

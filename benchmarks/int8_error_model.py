@@ -18,11 +18,11 @@ import vitc.targets
 from vitc.calibration import CalibrationStream
 from vitc.capture import capture
 from vitc.passes.interpreter import FastInterpreter
-from vitc.passes.quantization.importance import ProbeImages
-from vitc.passes.quantization.measured_error import Part, probe
-from vitc.passes.quantization.observe import observe
+from vitc.passes.quantization.error.importance import ProbeImages
+from vitc.passes.quantization.error.measured_error import Part, probe
+from vitc.passes.quantization.observe.observe import observe
+from vitc.passes.quantization.observe.statistics import ChannelStatistics
 from vitc.passes.quantization.scales import fake_quantise
-from vitc.passes.quantization.statistics import ChannelStatistics
 from vitc.pipeline import parse_pipeline, run_pipeline
 from vitc.pipeline.default import CANONICAL
 

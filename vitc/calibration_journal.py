@@ -20,7 +20,7 @@ from vitc.fingerprint import digest, model_fingerprint
 from vitc.state_file import Tensors
 
 if TYPE_CHECKING:
-    from vitc.passes.quantization.observe import Observer
+    from vitc.passes.quantization.observe.observe import Observer
     from vitc.program import Program
 
 #: Between two saves while the stream is read: the state is a few MB to some ten MB.

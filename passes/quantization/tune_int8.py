@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import torch
 
 from vitc.errors import CalibrationError, PassError
-from vitc.passes.quantization.held_out import finders_and_judges
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
+from vitc.passes.quantization.rounding.held_out import finders_and_judges
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 

@@ -14,7 +14,7 @@ import vitc
 from vitc import calibration_journal
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, InputError
-from vitc.passes.quantization import blockwise, layerwise
+from vitc.passes.quantization.rounding import blockwise, layerwise
 from vitc.planning import Plan
 
 BATCHES = [torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(6)]

@@ -19,10 +19,10 @@ from torch.fx import Node
 from vitc.calibration import MagnitudeHistogram
 from vitc.graph import constant
 from vitc.graph.nodes import operand
-from vitc.passes.quantization.importance import ProbeImages
-from vitc.passes.quantization.observe import Observer
+from vitc.passes.quantization.error.importance import ProbeImages
+from vitc.passes.quantization.observe.observe import Observer
+from vitc.passes.quantization.observe.statistics import ChannelStatistics, Third
 from vitc.passes.quantization.scales import fake_quantise
-from vitc.passes.quantization.statistics import ChannelStatistics, Third
 
 #: Rows of a tensor for each probe image, and output channels of a weight: a random choice estimates the whole.
 _ROWS, _CHANNELS = 48, 256

@@ -13,10 +13,10 @@ from torch.fx import Node
 from vitc.graph import module_path
 from vitc.graph.nodes import operand
 from vitc.passes.quantization.gemms import QuantisedGemm
-from vitc.passes.quantization.gptq import gptq
-from vitc.passes.quantization.rounding_sample import RoundingSample
+from vitc.passes.quantization.rounding.gptq import gptq
+from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
+from vitc.passes.quantization.rounding.walk import Walk
 from vitc.passes.quantization.scales import quantise_weight
-from vitc.passes.quantization.walk import Walk
 from vitc.program import Program
 
 

@@ -19,11 +19,11 @@ from torch.fx import GraphModule, Node
 from vitc.graph import Rewriter, constant, is_constant, module_path
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import argument, operand, sole_user
-from vitc.passes.quantization.channels import channel_readers
-from vitc.passes.quantization.measured_error import Part, TensorProbe, WeightProbe
+from vitc.passes.quantization.error.measured_error import Part, TensorProbe, WeightProbe
 from vitc.passes.quantization.placement import is_head
 from vitc.passes.quantization.ranges import parts_of
-from vitc.passes.quantization.smooth_search import Smoothing, search_gemm, search_scores
+from vitc.passes.quantization.smoothing.channels import channel_readers
+from vitc.passes.quantization.smoothing.smooth_search import Smoothing, search_gemm, search_scores
 
 aten, ops = torch.ops.aten, torch.ops.vitc
 Probes: TypeAlias = tuple[dict[str, TensorProbe], dict[str, WeightProbe]]

@@ -19,12 +19,12 @@ from torch.fx import Graph, Node
 from vitc.cost import block_of
 from vitc.graph import module_path
 from vitc.graph.nodes import operand
-from vitc.passes.quantization.adaround import SoftRounding
 from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
-from vitc.passes.quantization.rounding_sample import RoundingSample
+from vitc.passes.quantization.rounding.adaround import SoftRounding
+from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
+from vitc.passes.quantization.rounding.unrounded import Unrounded
+from vitc.passes.quantization.rounding.walk import Walk
 from vitc.passes.quantization.scales import quantise_weight
-from vitc.passes.quantization.unrounded import Unrounded
-from vitc.passes.quantization.walk import Walk
 from vitc.program import Program
 
 #: Steps a block, the share of them before weights are driven to integers, and how that drive grows (the paper's).

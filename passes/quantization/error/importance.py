@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.passes.output_gradients import images_at_a_time, output_gradients, tokens_of
-from vitc.passes.quantization.statistics import ImageSample
+from vitc.passes.quantization.observe.statistics import ImageSample
 from vitc.program import Program
 
 #: Tokens' worth of images kept of the stream for this, and at least and at most so many images.

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.graph.nodes import is_tensor, val
-from vitc.passes.quantization.observe import observe
+from vitc.passes.quantization.observe.observe import observe
 from vitc.program import Program
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vitc.passes.quantization.measured_error import TensorProbe, WeightProbe
+from vitc.passes.quantization.error.measured_error import TensorProbe, WeightProbe
 from vitc.passes.quantization.ranges import HEADROOM
 from vitc.passes.quantization.scales import fake_quantise_weight
 

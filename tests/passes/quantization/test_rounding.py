@@ -15,12 +15,12 @@ from vitc.calibration import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, PipelineError
 from vitc.graph import constant
-from vitc.passes.quantization.adaround import SoftRounding
-from vitc.passes.quantization.gptq import gptq
-from vitc.passes.quantization.rounding_sample import RoundingSample
+from vitc.passes.quantization.rounding.adaround import SoftRounding
+from vitc.passes.quantization.rounding.gptq import gptq
+from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
+from vitc.passes.quantization.rounding.unrounded import Unrounded
+from vitc.passes.quantization.rounding.walk import Walk
 from vitc.passes.quantization.scales import quantise_weight
-from vitc.passes.quantization.unrounded import Unrounded
-from vitc.passes.quantization.walk import Walk
 from vitc.program import Program
 
 SHAPE = (1, 8, 8)
@@ -165,7 +165,7 @@ def test_the_bias_belongs_to_the_rounded_weight(model: DigitsViT) -> None:
 
 @pytest.mark.parametrize("rounding", ["gptq", "adaround"])
 def test_the_same_seed_gives_the_same_integers(rounding: str, model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitc.passes.quantization.blockwise._STEPS", 20)
+    monkeypatch.setattr("vitc.passes.quantization.rounding.blockwise._STEPS", 20)
     first, second = (_weights(through(_tiled(model), f"quantize-int8{{rounding={rounding}}}")) for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
@@ -183,7 +183,7 @@ def test_a_convolution_is_rounded_to_the_nearest_and_says_so(model: DigitsViT) -
 
 
 def test_a_block_that_gains_nothing_is_rounded_to_the_nearest(model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitc.passes.quantization.blockwise._RATE", 100.0)  # it only goes astray
+    monkeypatch.setattr("vitc.passes.quantization.rounding.blockwise._RATE", 100.0)  # it only goes astray
     rounded, plain = (through(_tiled(model), f"quantize-int8{{rounding={name}}}") for name in ("adaround", "nearest"))
     assert [note for note in rounded.journal[-1].notes if note.startswith("blocks.0")] == ["blocks.0: rounded to the nearest"]
     torch.testing.assert_close(outputs(rounded), outputs(plain), atol=0, rtol=0)
@@ -194,7 +194,7 @@ def test_one_image_is_enough_to_go_on(model: DigitsViT) -> None:
 
 
 def test_the_images_are_a_bounded_sample(model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vitc.passes.quantization.rounding_sample._TOKENS", 17 * 12)
+    monkeypatch.setattr("vitc.passes.quantization.rounding.rounding_sample._TOKENS", 17 * 12)
     sample = RoundingSample(_tiled(model, count=40), seed=0)
     assert sample.images.seen == 40
     assert sum(batch[0].shape[0] for batch in sample.batches) <= max(12, sample.images.chunk)

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from vitc.calibration import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError
-from vitc.passes.quantization.channels import channel_readers
-from vitc.passes.quantization.statistics import ChannelStatistics
+from vitc.passes.quantization.observe.statistics import ChannelStatistics
+from vitc.passes.quantization.smoothing.channels import channel_readers
 from vitc.program import Program
 
 SHAPE = (1, 8, 8)

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.fingerprint import digest, model_fingerprint
-from vitc.passes.quantization.held_out import finders_and_judges
-from vitc.passes.quantization.importance import ProbeImages
-from vitc.passes.quantization.observe import observe
+from vitc.passes.quantization.error.importance import ProbeImages
+from vitc.passes.quantization.observe.observe import observe
+from vitc.passes.quantization.rounding.held_out import finders_and_judges
 from vitc.program import Program
 
 #: Tokens' worth of images that the moments are taken from, and images at most.

@@ -35,7 +35,7 @@ from machine import stamp
 
 import vitc
 from vitc.capture import capture
-from vitc.passes.pruning.grouping import find_groups
+from vitc.passes.pruning.find.grouping import find_groups
 from vitc.pruning import canonical
 from vitc.targets import load as load_target
 

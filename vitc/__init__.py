@@ -24,7 +24,7 @@ _HOMES = {
     "Instrument": "vitc.pipeline.instruments",
     "ImageFolder": "vitc.preprocessing",
     "InternalError": "vitc.errors",
-    "Layer": "vitc.passes.pruning.facts",
+    "Layer": "vitc.passes.pruning.score.facts",
     "Logits": "vitc.distillation",
     "Pass": "vitc.pipeline.base",
     "Plan": "vitc.planning",
@@ -32,14 +32,14 @@ _HOMES = {
     "Program": "vitc.program",
     "Rewriter": "vitc.graph.rewriter",
     "Target": "vitc.targets",
-    "Criterion": "vitc.passes.pruning.criteria",
+    "Criterion": "vitc.passes.pruning.score.criteria",
     "PrunePlan": "vitc.passes.pruning.plan",
     "Pruned": "vitc.pruning",
     "VitcError": "vitc.errors",
     "available_targets": "vitc.targets:available",
     "compile": "vitc.compiler",
     "distill": "vitc.distillation",
-    "known_criteria": "vitc.passes.pruning.criteria",
+    "known_criteria": "vitc.passes.pruning.score.criteria",
     "known_passes": "vitc.pipeline.registry",
     "lint": "vitc.lowering.lint",
     "load": "vitc.runtime",
@@ -47,7 +47,7 @@ _HOMES = {
     "plan": "vitc.compiler",
     "prunable_groups": "vitc.pruning",
     "prune": "vitc.pruning",
-    "register_criterion": "vitc.passes.pruning.criteria",
+    "register_criterion": "vitc.passes.pruning.score.criteria",
     "register_pass": "vitc.pipeline.registry",
     "sensitivity": "vitc.mixed.sensitivity",
     "replay_pruning": "vitc.pruning",
@@ -61,9 +61,9 @@ if TYPE_CHECKING:
     from vitc.graph.rewriter import Rewriter
     from vitc.lowering.lint import lint
     from vitc.mixed.sensitivity import sensitivity
-    from vitc.passes.pruning.criteria import Criterion, known_criteria, register_criterion
-    from vitc.passes.pruning.facts import Layer
     from vitc.passes.pruning.plan import PrunePlan
+    from vitc.passes.pruning.score.criteria import Criterion, known_criteria, register_criterion
+    from vitc.passes.pruning.score.facts import Layer
     from vitc.pipeline.base import Pass
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass

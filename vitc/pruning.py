@@ -13,10 +13,11 @@ from vitc.calibration import calibration_stream
 from vitc.capture import capture
 from vitc.cost.machine import measured_here
 from vitc.errors import InputError, unknown
-from vitc.passes.pruning.grouping import find_groups
-from vitc.passes.pruning.groups import Groups
+from vitc.passes.pruning.find.grouping import find_groups
+from vitc.passes.pruning.find.groups import Groups
 from vitc.passes.pruning.plan import PrunePlan
-from vitc.passes.pruning.prune import Prune, replay
+from vitc.passes.pruning.prune import Prune
+from vitc.passes.pruning.replay import replay
 from vitc.passes.pruning.samples import Loss, Samples
 from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.manager import run_pipeline

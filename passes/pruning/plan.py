@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vitc.errors import PassError, unknown
-from vitc.graph.nodes import is_constant
-from vitc.graph.printer import print_graph
-from vitc.passes.pruning.costs import Cost, total
-from vitc.passes.pruning.groups import Groups
-from vitc.program import Program
+from vitc.errors import PassError
 
 _FORMAT, _VERSION = "vitc-prune-plan", 1
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of the whole model or a block: elements of weights, their bytes, operations for one image, predicted ms (batch 1; None
+    where the target has no rates)."""
+
+    params: float
+    bytes: float
+    flops: float
+    ms: float | None
+
+
+def total(costs: Iterable[Cost]) -> Cost:
+    """The sum."""
+    costs = list(costs)
+    ms = [c.ms for c in costs if c.ms is not None]
+    return Cost(
+        sum(c.params for c in costs), sum(c.bytes for c in costs), sum(c.flops for c in costs),
+        sum(ms) if len(ms) == len(costs) else None,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -116,30 +131,3 @@ def _ms(cost: Cost) -> str:
 def _cut(data: dict[str, Any]) -> Cut:
     ms = data["ms"]
     return Cut(**{**data, "removed": tuple(data["removed"]), "ms": None if ms is None else tuple(ms)})
-
-
-def fingerprint(program: Program) -> str:
-    """A hash of the graph and the shapes of its weights, the same for every checkpoint of a model."""
-    shapes = sorted({f"{n.target} {list(n.meta['val'].shape)}" for n in program.graph.nodes if is_constant(n)})
-    return hashlib.sha256((print_graph(program.graph) + "\n".join(shapes)).encode()).hexdigest()
-
-
-def check_fits(plan: PrunePlan, program: Program) -> None:
-    """Raises PassError unless the plan was made for this very graph."""
-    found = fingerprint(program)
-    if found != plan.fingerprint:
-        raise PassError(
-            f"the pruning plan was made for another model: its graph has the fingerprint {plan.fingerprint[:12]}, this one "
-            f"{found[:12]}; a plan can be replayed on other weights of the same model, with the same input size"
-        )
-
-
-def check_cuts(cuts: Sequence[Cut], groups: Groups) -> None:
-    """Raises PassError unless each cut takes units away that one of the groups has: a plan is a file that can be edited."""
-    sizes = {g.name: len(g) for g in groups.groups}
-    for cut in cuts:
-        if cut.group not in sizes:
-            raise PassError(unknown("group in the pruning plan", cut.group, sizes))
-        wrong = [unit for unit in cut.removed if not 0 <= unit < sizes[cut.group]]
-        if wrong:
-            raise PassError(f"the pruning plan takes the units {wrong} from {cut.group}, whose units are 0 to {sizes[cut.group] - 1}")

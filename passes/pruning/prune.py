@@ -12,21 +12,21 @@ import torch
 from vitc.cost import block_of
 from vitc.errors import PassError, unknown
 from vitc.graph.nodes import module_path
-from vitc.passes.pruning.apply import apply_cuts, prepare
-from vitc.passes.pruning.costs import Cost, CostModel, total
-from vitc.passes.pruning.criteria import Compensation, Criterion, data_free, get_criterion
-from vitc.passes.pruning.facts import Facts
-from vitc.passes.pruning.grouping import find_groups
-from vitc.passes.pruning.groups import Group, Groups, Kind
-from vitc.passes.pruning.plan import Cut, PrunePlan, check_cuts, check_fits, fingerprint
-from vitc.passes.pruning.ranking import Queue, Ranking, least_time, queues
-from vitc.passes.pruning.selection import features_of
+from vitc.passes.pruning.choose.costs import CostModel
+from vitc.passes.pruning.choose.ranking import Queue, Ranking, least_time, queues
+from vitc.passes.pruning.choose.selection import features_of
+from vitc.passes.pruning.cut.apply import apply_cuts, prepare
+from vitc.passes.pruning.find.grouping import find_groups
+from vitc.passes.pruning.find.groups import Group, Groups, Kind
+from vitc.passes.pruning.plan import Cost, Cut, PrunePlan, total
+from vitc.passes.pruning.replay import replay, structure_fingerprint
+from vitc.passes.pruning.score.criteria import COMPENSATION_NEEDS, Criterion, data_free, get_criterion
+from vitc.passes.pruning.score.facts import Facts
 from vitc.pipeline import Pass, register_pass
 from vitc.program import Program
 
 Measure = Literal["params", "flops", "latency"]
 RankingOption = Literal["auto", Ranking]
-_COMPENSATION_NEEDS: Mapping[Compensation, set[str]] = {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}
 _FIELD = {"params": "params", "flops": "flops", "latency": "ms"}
 
 
@@ -60,7 +60,7 @@ class Prune(Pass):
         if self.plan is not None:
             return replay(PrunePlan.load(self.plan), program)
         self._check()
-        mark = fingerprint(program)
+        mark = structure_fingerprint(program)
         program = prepare(program, self.kinds)
         groups = find_groups(program)
         offered = self._offered(groups)
@@ -182,25 +182,6 @@ class Prune(Pass):
         )
 
 
-def replay(plan: PrunePlan, program: Program) -> Program:
-    """The program pruned by a plan made for another checkpoint of the same model.
-
-    Where the plan's criterion compensates for what goes, it does so again if the program has data, and says so if not.
-    Raises PassError for another model.
-    """
-    check_fits(plan, program)
-    compensation = get_criterion(plan.criterion).compensation
-    if compensation != "none" and program.samples is None:
-        program = program.note(f"no data, so what stays does not make up for what goes ({plan.criterion} would)")
-        compensation = "none"
-    for step in plan.steps:
-        program = prepare(program, {cut.kind for cut in step})
-        groups = find_groups(program)
-        check_cuts(step, groups)
-        program = apply_cuts(program, Facts(program, groups, _COMPENSATION_NEEDS[compensation]), step, compensation)
-    return program.evolve(pruning=plan)
-
-
 def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:
     """The criterion for each kind. Queries and keys are read by no layer: where the criterion cannot see them, 'snp' does."""
     scorers: dict[str, Criterion] = {}
@@ -218,7 +199,7 @@ def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:
 
 
 def _needs(scorers: Iterable[Criterion], criterion: Criterion) -> set[str]:
-    return {need for scorer in scorers for need in scorer.needs} | _COMPENSATION_NEEDS[criterion.compensation]
+    return {need for scorer in scorers for need in scorer.needs} | COMPENSATION_NEEDS[criterion.compensation]
 
 
 def _scores(groups: list[Group], scorers: Mapping[str, Criterion], facts: Facts) -> dict[str, torch.Tensor]:

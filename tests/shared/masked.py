@@ -8,8 +8,8 @@ import torch
 from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
-from vitc.passes.pruning.groups import Groups
-from vitc.passes.pruning.tags import NOBODY
+from vitc.passes.pruning.find.groups import Groups
+from vitc.passes.pruning.find.tags import NOBODY
 from vitc.program import Program
 
 aten = torch.ops.aten

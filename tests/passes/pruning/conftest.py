@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from vitc.passes.pruning import criteria
+from vitc.passes.pruning.score import criteria
 
 
 @pytest.fixture(autouse=True)

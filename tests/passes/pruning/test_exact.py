@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from small_vits import Shape, SmallViT, program_of
 
 from vitc.graph import constant
-from vitc.passes.pruning.apply import prepare
-from vitc.passes.pruning.grouping import find_groups
-from vitc.passes.pruning.groups import Group, Groups
-from vitc.passes.pruning.layers import LAYERS
-from vitc.passes.pruning.selection import features_of
-from vitc.passes.pruning.shrink import shrink
+from vitc.passes.pruning.choose.selection import features_of
+from vitc.passes.pruning.cut.apply import prepare
+from vitc.passes.pruning.cut.shrink import shrink
+from vitc.passes.pruning.find.grouping import find_groups
+from vitc.passes.pruning.find.groups import Group, Groups
+from vitc.passes.pruning.find.layers import LAYERS
 from vitc.program import Program
 
 SHAPES = st.builds(

@@ -12,8 +12,7 @@ from small_vits import CPU, Shape, SmallViT
 
 import vitc
 from vitc.errors import PassError
-from vitc.passes.pruning.costs import Cost
-from vitc.passes.pruning.plan import Cut, PrunePlan
+from vitc.passes.pruning.plan import Cost, Cut, PrunePlan
 
 IMAGES = torch.randn(2, 3, 8, 8)
 

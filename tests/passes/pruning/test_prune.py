@@ -13,11 +13,10 @@ from small_vits import Shape, SmallViT, program_of
 
 from vitc.errors import PassError
 from vitc.graph import print_graph
-from vitc.passes.pruning.costs import Cost
-from vitc.passes.pruning.grouping import find_groups
-from vitc.passes.pruning.plan import Cut
+from vitc.passes.pruning.choose.ranking import Queue, least_time, queues
+from vitc.passes.pruning.find.grouping import find_groups
+from vitc.passes.pruning.plan import Cost, Cut
 from vitc.passes.pruning.prune import Prune
-from vitc.passes.pruning.ranking import Queue, least_time, queues
 from vitc.pipeline import parse_pipeline, print_pipeline, run_pipeline
 from vitc.program import Program
 from vitc.pruning import with_samples
@@ -104,7 +103,7 @@ def test_widths_are_multiples_of_the_targets_quantum() -> None:
 
 
 def test_a_cut_that_makes_nothing_faster_is_refused_and_shown(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    from vitc.passes.pruning.costs import CostModel
+    from vitc.passes.pruning.choose.costs import CostModel
 
     real = CostModel.blocks
 

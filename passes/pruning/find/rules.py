@@ -15,9 +15,9 @@ from torch.fx import Node
 
 from vitc.graph.movement import MOVEMENT, example_shape
 from vitc.graph.nodes import argument, is_constant, is_tensor, operand
-from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.products import Operands, Tags, attention, matmul, meet, reduce, sdpa, softmax
-from vitc.passes.pruning.tags import NOBODY, core, varies
+from vitc.passes.pruning.find.flow import Flow
+from vitc.passes.pruning.find.products import Operands, Tags, attention, matmul, meet, reduce, sdpa, softmax
+from vitc.passes.pruning.find.tags import NOBODY, core, varies
 
 aten = torch.ops.aten
 

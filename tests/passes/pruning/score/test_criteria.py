@@ -12,10 +12,10 @@ from torch import nn
 import vitc
 from vitc.errors import InputError, PassError
 from vitc.graph import constant
-from vitc.passes.pruning.criteria import get_criterion, known_criteria, register_criterion
-from vitc.passes.pruning.facts import Facts, Layer, weight_rows
-from vitc.passes.pruning.grouping import find_groups
-from vitc.passes.pruning.removal import damped, regression, removal_order
+from vitc.passes.pruning.find.grouping import find_groups
+from vitc.passes.pruning.score.criteria import get_criterion, known_criteria, register_criterion
+from vitc.passes.pruning.score.facts import Facts, Layer, weight_rows
+from vitc.passes.pruning.score.removal import damped, regression, removal_order
 from vitc.program import Program
 from vitc.pruning import with_samples
 
@@ -238,7 +238,7 @@ def test_a_criterion_of_ones_own() -> None:
 def test_refusals_of_criteria(program: Program) -> None:
     with pytest.raises(PassError, match="has no name; set the class attribute name = 'my-criterion'"):
         register_criterion(type("Nameless", (vitc.Criterion,), {}))
-    with pytest.raises(PassError, match="criterion 'l1' is defined twice: in vitc.passes.pruning.criteria.L1"):
+    with pytest.raises(PassError, match="criterion 'l1' is defined twice: in vitc.passes.pruning.score.criteria.L1"):
         register_criterion(type("Other", (vitc.Criterion,), {"name": "l1"}))
     with pytest.raises(PassError, match="unknown pruning criterion 'taylr'; known: .*; did you mean 'taylor'"):
         get_criterion("taylr")

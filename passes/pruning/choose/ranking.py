@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 
-from vitc.passes.pruning.groups import Group
+from vitc.passes.pruning.find.groups import Group
 
 Ranking = Literal["isomorphic", "global"]
 

@@ -14,7 +14,7 @@ from vitc.errors import InternalError
 from vitc.graph import Rewriter
 from vitc.graph.movement import example_shape, example_size
 from vitc.graph.nodes import argument, operand, where
-from vitc.passes.pruning.survivors import Masks, Survivors
+from vitc.passes.pruning.cut.survivors import Masks, Survivors
 
 aten = torch.ops.aten
 _SIZED = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default}

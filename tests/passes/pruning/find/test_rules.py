@@ -9,8 +9,8 @@ import torch
 from small_vits import program_of
 from torch import nn
 
-from vitc.passes.pruning.grouping import find_groups
-from vitc.passes.pruning.groups import Groups
+from vitc.passes.pruning.find.grouping import find_groups
+from vitc.passes.pruning.find.groups import Groups
 
 
 def _groups(model: nn.Module, size: tuple[int, ...] = (3, 8, 8)) -> Groups:

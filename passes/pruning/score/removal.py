@@ -15,8 +15,8 @@ from vitc.graph import constant
 from vitc.graph.nodes import operand
 
 if TYPE_CHECKING:
-    from vitc.passes.pruning.facts import Facts
-    from vitc.passes.pruning.groups import Group
+    from vitc.passes.pruning.find.groups import Group
+    from vitc.passes.pruning.score.facts import Facts
 
 #: Of the mean variance, added to the diagonal: directions the data does not show are not invented.
 _DAMPING = 0.01

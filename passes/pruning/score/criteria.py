@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import ClassVar, Literal, TypeVar
 
 import torch
 
 from vitc.errors import PassError, unknown
-from vitc.passes.pruning.facts import Facts, Layer
-from vitc.passes.pruning.groups import Group
-from vitc.passes.pruning.removal import alone, removal_order
+from vitc.passes.pruning.find.groups import Group
+from vitc.passes.pruning.score.facts import Facts, Layer
+from vitc.passes.pruning.score.removal import alone, removal_order
 
 Need = Literal["activations", "covariance", "gradients"]
 Compensation = Literal["none", "mean", "least-squares"]
+#: The facts about a program that each way to make up for what goes needs.
+COMPENSATION_NEEDS: Mapping[Compensation, set[str]] = {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}
 C = TypeVar("C", bound="type[Criterion]")
 
 _registry: dict[str, type[Criterion]] = {}

@@ -11,9 +11,9 @@ from torch import nn
 
 import vitc
 from vitc.errors import InternalError, PassError
-from vitc.passes.pruning.grouping import find_groups
-from vitc.passes.pruning.selection import features_of
-from vitc.passes.pruning.shrink import shrink
+from vitc.passes.pruning.choose.selection import features_of
+from vitc.passes.pruning.cut.shrink import shrink
+from vitc.passes.pruning.find.grouping import find_groups
 
 
 class _Between(nn.Module):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from vitc.errors import PassError
-from vitc.passes.pruning.groups import Group, Groups
+from vitc.passes.pruning.find.groups import Group, Groups
 
 #: Group name → indices of the units that go.
 Selection = Mapping[str, Sequence[int]]

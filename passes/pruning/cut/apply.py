@@ -6,15 +6,15 @@ from collections.abc import Collection, Sequence
 
 import torch
 
-from vitc.passes.pruning.blocks import bypass
-from vitc.passes.pruning.compensate import compensate
-from vitc.passes.pruning.criteria import Compensation
-from vitc.passes.pruning.facts import Facts
-from vitc.passes.pruning.grouping import find_groups
+from vitc.passes.pruning.choose.selection import features_of
+from vitc.passes.pruning.cut.compensate import compensate
+from vitc.passes.pruning.cut.shrink import shrink
+from vitc.passes.pruning.find.blocks import bypass
+from vitc.passes.pruning.find.grouping import find_groups
+from vitc.passes.pruning.find.unpack import unpack_heads
 from vitc.passes.pruning.plan import Cut
-from vitc.passes.pruning.selection import features_of
-from vitc.passes.pruning.shrink import shrink
-from vitc.passes.pruning.unpack import unpack_heads
+from vitc.passes.pruning.score.criteria import Compensation
+from vitc.passes.pruning.score.facts import Facts
 from vitc.program import Program
 
 

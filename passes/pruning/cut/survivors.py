@@ -7,9 +7,9 @@ from torch.fx import Node
 
 from vitc.errors import PassError
 from vitc.graph.nodes import where
-from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.groups import path_of
-from vitc.passes.pruning.tags import NOBODY, core
+from vitc.passes.pruning.find.flow import Flow
+from vitc.passes.pruning.find.groups import path_of
+from vitc.passes.pruning.find.tags import NOBODY, core
 
 #: For each dimension, which entries stay; None: all.
 Masks = tuple[torch.Tensor | None, ...]

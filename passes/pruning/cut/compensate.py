@@ -7,13 +7,13 @@ from torch.fx import Node
 
 from vitc.graph import Rewriter, constant
 from vitc.graph.nodes import argument, operand
-from vitc.passes.pruning.criteria import Compensation
-from vitc.passes.pruning.facts import Facts
-from vitc.passes.pruning.layers import is_depthwise
-from vitc.passes.pruning.names import take_names
-from vitc.passes.pruning.readers import reads_rows
-from vitc.passes.pruning.removal import regression
-from vitc.passes.pruning.tags import NOBODY
+from vitc.passes.pruning.cut.names import take_names
+from vitc.passes.pruning.find.layers import is_depthwise
+from vitc.passes.pruning.find.tags import NOBODY
+from vitc.passes.pruning.score.criteria import Compensation
+from vitc.passes.pruning.score.facts import Facts
+from vitc.passes.pruning.score.readers import reads_rows
+from vitc.passes.pruning.score.removal import regression
 from vitc.program import Program
 
 

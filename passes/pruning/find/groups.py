@@ -1,4 +1,4 @@
-"""Dependency groups: what can be removed from a program, and what cannot. vitc.passes.pruning.grouping finds them."""
+"""Dependency groups: what can be removed from a program, and what cannot. vitc.passes.pruning.find.grouping finds them."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch.fx import Node
 
 from vitc.graph.nodes import module_path, operand, shape_of, where
-from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.layers import LAYERS
+from vitc.passes.pruning.find.flow import Flow
+from vitc.passes.pruning.find.layers import LAYERS
 
 Kind = Literal["mlp", "heads", "qk", "v", "width", "blocks"]
 

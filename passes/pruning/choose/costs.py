@@ -7,7 +7,7 @@ that stay, so a candidate costs a few milliseconds even where there are hundreds
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch.fx import Node
@@ -16,31 +16,11 @@ from vitc.analysis import costed_nodes
 from vitc.cost import OpCost, block_of, predict
 from vitc.errors import TargetError
 from vitc.graph.nodes import is_constant, module_path
-from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.layers import LAYERS, is_depthwise
-from vitc.passes.pruning.tags import NOBODY, core
+from vitc.passes.pruning.find.flow import Flow
+from vitc.passes.pruning.find.layers import LAYERS, is_depthwise
+from vitc.passes.pruning.find.tags import NOBODY, core
+from vitc.passes.pruning.plan import Cost, total
 from vitc.program import Program
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of the whole model or a block: elements of weights, their bytes, operations for one image, predicted ms (batch 1; None
-    where the target has no rates)."""
-
-    params: float
-    bytes: float
-    flops: float
-    ms: float | None
-
-
-def total(costs: Iterable[Cost]) -> Cost:
-    """The sum."""
-    costs = list(costs)
-    ms = [c.ms for c in costs if c.ms is not None]
-    return Cost(
-        sum(c.params for c in costs), sum(c.bytes for c in costs), sum(c.flops for c in costs),
-        sum(ms) if len(ms) == len(costs) else None,
-    )  # fmt: skip
 
 
 class CostModel:

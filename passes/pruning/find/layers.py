@@ -7,9 +7,9 @@ from torch.fx import Node
 
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import argument, is_constant, operand, where
-from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.products import Tags
-from vitc.passes.pruning.tags import core
+from vitc.passes.pruning.find.flow import Flow
+from vitc.passes.pruning.find.products import Tags
+from vitc.passes.pruning.find.tags import core
 
 aten = torch.ops.aten
 

@@ -8,8 +8,8 @@ from small_vits import Shape, SmallViT, program_of
 
 import vitc
 from vitc.errors import PassError
-from vitc.passes.pruning.facts import Facts, Layer
-from vitc.passes.pruning.grouping import find_groups
+from vitc.passes.pruning.find.grouping import find_groups
+from vitc.passes.pruning.score.facts import Facts, Layer
 
 
 def test_activations_that_were_not_asked_for_are_refused() -> None:

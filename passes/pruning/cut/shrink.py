@@ -12,14 +12,14 @@ from vitc.errors import InternalError
 from vitc.graph import Rewriter, constant
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import argument, called, is_constant, is_tensor, operand, where
-from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.layers import LAYERS, channel_dim, is_depthwise
-from vitc.passes.pruning.names import take_names
-from vitc.passes.pruning.products import sdpa
-from vitc.passes.pruning.rules import BINARY
-from vitc.passes.pruning.sizes import Resizer
-from vitc.passes.pruning.survivors import Masks, Survivors
-from vitc.passes.pruning.tags import NOBODY
+from vitc.passes.pruning.cut.names import take_names
+from vitc.passes.pruning.cut.sizes import Resizer
+from vitc.passes.pruning.cut.survivors import Masks, Survivors
+from vitc.passes.pruning.find.flow import Flow
+from vitc.passes.pruning.find.layers import LAYERS, channel_dim, is_depthwise
+from vitc.passes.pruning.find.products import sdpa
+from vitc.passes.pruning.find.rules import BINARY
+from vitc.passes.pruning.find.tags import NOBODY
 from vitc.program import Program
 
 aten = torch.ops.aten

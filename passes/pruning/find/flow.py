@@ -2,7 +2,7 @@
 
 A feature is one output of one layer: a row of a linear's weight, a channel of a convolution; or one head of an
 attention. Features are numbered; each layer has a consecutive range. Following them through the graph
-(vitc.passes.pruning.follow) finds which belong together.
+(vitc.passes.pruning.find.follow) finds which belong together.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import networkx as nx
 import torch
 from torch.fx import Node
 
-from vitc.passes.pruning.tags import NOBODY, core
+from vitc.passes.pruning.find.tags import NOBODY, core
 
 Role = Literal["qk", "v", "whole"]
 ROLES: tuple[Role, ...] = ("qk", "v", "whole")

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch.fx import Node
 
-from vitc.passes.pruning.blocks import block_groups
-from vitc.passes.pruning.flow import ROLES, Flow, Role
-from vitc.passes.pruning.follow import follow
-from vitc.passes.pruning.groups import Group, Groups, Kind, Refusal, path_of
-from vitc.passes.pruning.layers import is_depthwise
+from vitc.passes.pruning.find.blocks import block_groups
+from vitc.passes.pruning.find.flow import ROLES, Flow, Role
+from vitc.passes.pruning.find.follow import follow
+from vitc.passes.pruning.find.groups import Group, Groups, Kind, Refusal, path_of
+from vitc.passes.pruning.find.layers import is_depthwise
 from vitc.program import Program
 
 #: What the classes of one group have in common: kind, sources, readers, the attention they are in, number of features.

@@ -1,5 +1,5 @@
 """Where features meet: elementwise, in products of matrices, in attention, and in reductions. Rules as in
-vitc.passes.pruning.rules."""
+vitc.passes.pruning.find.rules."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from torch.fx import Node
 
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import argument, operand
-from vitc.passes.pruning.flow import Flow
-from vitc.passes.pruning.tags import NOBODY, core, varies, without
+from vitc.passes.pruning.find.flow import Flow
+from vitc.passes.pruning.find.tags import NOBODY, core, varies, without
 
 aten = torch.ops.aten
 sdpa = aten.scaled_dot_product_attention.default

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from vitc.ops import split_heads
+from vitc.graph.ops import split_heads
 
 
 class FastInterpreter(Interpreter):

@@ -18,8 +18,8 @@ from torch.fx import GraphModule, Node
 from torch.utils._pytree import tree_leaves
 
 from vitc.graph.movement import example_shape
+from vitc.graph.program import Program
 from vitc.passes.interpreter import FastInterpreter
-from vitc.program import Program
 
 #: Rows of the largest GEMM that are run at a time.
 _TOKENS = 512

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "BatchRange": "vitc.program",
+    "BatchRange": "vitc.graph.program",
     "CompiledModel": "vitc.compiled",
     "DistillConfig": "vitc.distillation",
     "DistillResult": "vitc.distillation",
@@ -29,7 +29,7 @@ _HOMES = {
     "Pass": "vitc.pipeline.base",
     "Plan": "vitc.planning",
     "Preprocessing": "vitc.preprocessing",
-    "Program": "vitc.program",
+    "Program": "vitc.graph.program",
     "Rewriter": "vitc.graph.rewriter",
     "Target": "vitc.targets",
     "Criterion": "vitc.passes.pruning.score.criteria",
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from vitc.compiler import compile, plan
     from vitc.distillation import DistillConfig, DistillResult, Features, Logits, distill
     from vitc.errors import InternalError, VitcError
+    from vitc.graph.program import BatchRange, Program
     from vitc.graph.rewriter import Rewriter
     from vitc.lowering.lint import lint
     from vitc.mixed.sensitivity import sensitivity
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from vitc.pipeline.registry import known_passes, register_pass
     from vitc.planning import Plan
     from vitc.preprocessing import ImageFolder, Preprocessing
-    from vitc.program import BatchRange, Program
     from vitc.pruning import Pruned, prunable_groups, prune, replay_pruning
     from vitc.runtime import load
     from vitc.targets import Target

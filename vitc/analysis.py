@@ -11,7 +11,7 @@ from vitc.cost import OpCost
 from vitc.graph.movement import MOVEMENT, SPLITTING
 from vitc.graph.nodes import is_constant, is_tensor, module_path, val
 from vitc.graph.printer import op_name
-from vitc.program import Program
+from vitc.graph.program import Program
 
 aten, ops = torch.ops.aten, torch.ops.vitc
 _GEMM = {aten.linear.default, aten.matmul.default, aten.bmm.default, aten.addmm.default}

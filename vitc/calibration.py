@@ -15,7 +15,7 @@ from vitc.errors import CalibrationError, VitcError
 from vitc.preprocessing import ImageFolder
 
 if TYPE_CHECKING:
-    from vitc.program import Program
+    from vitc.graph.program import Program
 
 BINS = 2048
 

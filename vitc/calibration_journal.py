@@ -16,12 +16,12 @@ from torch.fx import Node
 
 from vitc import state_file
 from vitc.errors import CalibrationError
-from vitc.fingerprint import digest, model_fingerprint
+from vitc.graph.fingerprint import digest, model_fingerprint
 from vitc.state_file import Tensors
 
 if TYPE_CHECKING:
+    from vitc.graph.program import Program
     from vitc.passes.quantization.observe.observe import Observer
-    from vitc.program import Program
 
 #: Between two saves while the stream is read: the state is a few MB to some ten MB.
 _SECONDS = 20.0
@@ -41,7 +41,7 @@ class CalibrationJournal:
         """
         stream = program.calibration
         assert stream is not None
-        home = self._path(model_fingerprint(program), *(f"{node.name} {type(o).__name__}" for node, o in watched), state=_state(watched))
+        home = self._path(model_fingerprint(program.module), *(f"{node.name} {type(o).__name__}" for node, o in watched), state=_state(watched))
         shown, mark = _restored(home, watched)
         count, images, saved = 0, "", time.monotonic()
         try:

@@ -12,8 +12,8 @@ from torch.export import Dim, ExportedProgram
 
 from vitc.errors import CaptureError, InputError
 from vitc.example_inputs import infer_example_inputs
+from vitc.graph.program import BatchRange, Program
 from vitc.preprocessing import infer_preprocessing
-from vitc.program import BatchRange, Program
 
 if TYPE_CHECKING:
     from vitc.targets import Target

@@ -15,15 +15,15 @@ from vitc.capture import capture
 from vitc.compiled import CompiledModel
 from vitc.cost.machine import measured_here
 from vitc.errors import InputError
+from vitc.graph.program import BatchRange, Program
+from vitc.graph.structure import tensors_of
 from vitc.pipeline.base import Pass
 from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.instruments import Dump, Instrument, Progress
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline
 from vitc.planning import INT8_EVERYWHERE, Choices, Plan, Quantize, make_plan
-from vitc.program import BatchRange, Program
 from vitc.pruning import Budget, prune_pass, with_samples
-from vitc.structure import tensors_of
 from vitc.targets import Target
 from vitc.targets import load as load_target
 

@@ -15,6 +15,7 @@ from vitc.calibration import calibration_stream
 from vitc.cost import predict
 from vitc.cost.machine import measured_here
 from vitc.errors import CalibrationError, InputError
+from vitc.graph.program import BatchRange, Program
 from vitc.lowering.cpu import native_refusal
 from vitc.lowering.lint import LintReport, lint
 from vitc.lowering.onnx.model import OnnxModel, lower
@@ -27,7 +28,6 @@ from vitc.pipeline.default import CANONICAL, precision_passes, structure_passes
 from vitc.pipeline.instruments import Instrument
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline
-from vitc.program import BatchRange, Program
 from vitc.report import Report
 
 if TYPE_CHECKING:

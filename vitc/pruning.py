@@ -13,6 +13,7 @@ from vitc.calibration import calibration_stream
 from vitc.capture import capture
 from vitc.cost.machine import measured_here
 from vitc.errors import InputError, unknown
+from vitc.graph.program import BatchRange, Program
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.find.groups import Groups
 from vitc.passes.pruning.plan import PrunePlan
@@ -22,7 +23,6 @@ from vitc.passes.pruning.samples import Loss, Samples
 from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline
-from vitc.program import BatchRange, Program
 from vitc.targets import Target
 from vitc.targets import load as load_target
 
@@ -90,7 +90,7 @@ def prune(
     ratio = 1.0 - (1.0 - step.ratio) ** (1.0 / steps)
     for i in range(steps):
         program = run_pipeline(program, (_with_ratio(step, ratio),))
-        program = owned(program)
+        program = program.owned()
         if train is not None and i < steps - 1:
             train(program.module)
             program.module.eval()
@@ -113,7 +113,7 @@ def replay_pruning(
     device = target if isinstance(target, Target) else load_target(target)
     program = with_samples(canonical(capture(model, device, example_inputs, batch)), data, None)
     made = plan if isinstance(plan, PrunePlan) else PrunePlan.load(plan)
-    return _pruned(owned(replay(made, program.fork())))
+    return _pruned(replay(made, program.fork()).owned())
 
 
 def prunable_groups(
@@ -157,18 +157,6 @@ def with_samples(program: Program, data: Any, loss: Loss | None) -> Program:
     if data is None:
         return program
     return program.evolve(samples=Samples(calibration_stream(data, program), loss))
-
-
-def owned(program: Program) -> Program:
-    """The program with weights of its own, all trainable; buffers (masks, tables of positions) are not."""
-    fork = program.fork()
-    copies: dict[int, torch.nn.Parameter] = {}
-    for module in fork.module.modules():
-        for name, parameter in module._parameters.items():
-            if parameter is not None:
-                copies.setdefault(id(parameter), torch.nn.Parameter(parameter.detach().clone()))
-                module._parameters[name] = copies[id(parameter)]
-    return fork
 
 
 def _with_ratio(step: Prune, ratio: float) -> Prune:

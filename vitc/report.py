@@ -8,8 +8,8 @@ from typing import Any
 from vitc.attention_choice import AttentionChoice
 from vitc.attention_choice import lines as attention_lines
 from vitc.cost.prediction import BlockPrediction, block_lines
+from vitc.graph.program import JournalEntry
 from vitc.mixed.records import Ledger
-from vitc.program import JournalEntry
 
 
 @dataclass(frozen=True)

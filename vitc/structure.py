@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-import torch
 from torch.utils import _pytree as pytree
 
 from vitc.errors import InputError
 from vitc.graph.nodes import is_tensor
+from vitc.graph.program import Program
 from vitc.lowering.onnx.model import output_names
-from vitc.program import Program
 
 
 def flat_leaves(program: Program) -> Sequence[Any]:
@@ -75,10 +74,3 @@ def bind(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
     if missing:
         raise InputError(f"missing inputs: {', '.join(missing)}; the model takes: {', '.join(names)}")
     return bound
-
-
-def tensors_of(value: Any) -> Iterator[torch.Tensor]:
-    """The tensors of any structure, in order."""
-    for leaf in pytree.tree_leaves(value):
-        if isinstance(leaf, torch.Tensor):
-            yield leaf

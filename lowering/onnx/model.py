@@ -13,9 +13,9 @@ from torch.fx import Node
 
 from vitc.errors import LoweringError
 from vitc.graph.nodes import constant, is_constant, is_tensor, shape_of, val
+from vitc.graph.program import Program
 from vitc.lowering.onnx.emitter import ONNX_TYPES, OPSET, Emitter, load_handlers
 from vitc.lowering.onnx.functions import functions_of
-from vitc.program import Program
 
 #: ONNX opset 20 belongs to IR 9; overloads of functions came with IR 10.
 _IR, _IR_WITH_OVERLOADS = 9, 10

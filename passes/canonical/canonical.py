@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 
 @register_pass

@@ -9,8 +9,8 @@ from torch.fx import Node
 
 from vitc.graph import Rewriter, constant
 from vitc.graph.nodes import is_constant, sole_user, val
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten = torch.ops.aten
 _WITH_WEIGHT = (aten.conv2d.default, aten.linear.default, aten.conv1d.default)

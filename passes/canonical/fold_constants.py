@@ -11,8 +11,8 @@ from torch.fx.node import map_arg
 
 from vitc.graph import Rewriter, constant, module_path
 from vitc.graph.nodes import is_constant, is_tensor, val
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 #: Creation operators: constants without an operand.
 _CREATES = ("aten.arange", "aten.full", "aten.zeros", "aten.ones", "aten.scalar_tensor", "aten.linspace", "aten.eye", "aten.empty")

@@ -13,8 +13,8 @@ from torch.fx import Node
 
 from vitc.graph import Rewriter, constant, shape_of
 from vitc.graph.nodes import is_constant, is_tensor, same_shape, sole_user
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten = torch.ops.aten
 

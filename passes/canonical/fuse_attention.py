@@ -10,8 +10,8 @@ from torch.fx import Node
 
 from vitc.graph import Rewriter, shape_of
 from vitc.graph.nodes import is_tensor, same_shape, sole_user, val, where
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten = torch.ops.aten
 sdpa = aten.scaled_dot_product_attention.default

@@ -14,8 +14,8 @@ from torch.fx import Node
 from vitc.graph import Rewriter, constant, module_path, shape_of
 from vitc.graph.movement import ancestry
 from vitc.graph.nodes import is_constant
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten = torch.ops.aten
 

@@ -14,8 +14,8 @@ from torch.fx import Node
 from vitc.graph import Rewriter, constant
 from vitc.graph.movement import ancestry, example_shape, indices, moved_from, replay
 from vitc.graph.nodes import is_constant
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten = torch.ops.aten
 

@@ -9,8 +9,8 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import Rewriter
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten = torch.ops.aten
 

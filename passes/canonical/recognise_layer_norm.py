@@ -12,8 +12,8 @@ from torch.fx import Node
 
 from vitc.graph import Rewriter
 from vitc.graph.nodes import is_constant, is_tensor, shape_of, sole_user
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten = torch.ops.aten
 

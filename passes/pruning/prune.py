@@ -12,6 +12,7 @@ import torch
 from vitc.cost import block_of
 from vitc.errors import PassError, unknown
 from vitc.graph.nodes import module_path
+from vitc.graph.program import Program
 from vitc.passes.pruning.choose.costs import CostModel
 from vitc.passes.pruning.choose.ranking import Queue, Ranking, least_time, queues
 from vitc.passes.pruning.choose.selection import features_of
@@ -23,7 +24,6 @@ from vitc.passes.pruning.replay import replay, structure_fingerprint
 from vitc.passes.pruning.score.criteria import COMPENSATION_NEEDS, Criterion, data_free, get_criterion
 from vitc.passes.pruning.score.facts import Facts
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 Measure = Literal["params", "flops", "latency"]
 RankingOption = Literal["auto", Ranking]

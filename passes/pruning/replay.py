@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from vitc.errors import PassError, unknown
 from vitc.graph.nodes import is_constant
 from vitc.graph.printer import print_graph
+from vitc.graph.program import Program
 from vitc.passes.pruning.cut.apply import apply_cuts, prepare
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.find.groups import Groups
 from vitc.passes.pruning.plan import Cut, PrunePlan
 from vitc.passes.pruning.score.criteria import COMPENSATION_NEEDS, get_criterion
 from vitc.passes.pruning.score.facts import Facts
-from vitc.program import Program
 
 
 def replay(plan: PrunePlan, program: Program) -> Program:

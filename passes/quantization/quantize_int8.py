@@ -16,6 +16,7 @@ from torch.fx import Node
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, constant, is_constant, module_path, shape_of
 from vitc.graph.nodes import argument, called, operand, sole_user, val
+from vitc.graph.program import Program
 from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
 from vitc.passes.quantization.placement import is_head
 from vitc.passes.quantization.ranges import Sites, choose_ranges, known, parts_of
@@ -23,7 +24,6 @@ from vitc.passes.quantization.rounding.blockwise import round_by_adaround
 from vitc.passes.quantization.rounding.layerwise import round_by_gptq
 from vitc.passes.quantization.scales import quantise_weight, step_of
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten, ops = torch.ops.aten, torch.ops.vitc
 _NO_AXIS = 0

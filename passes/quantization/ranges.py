@@ -14,12 +14,12 @@ from torch.fx import Node
 
 from vitc.calibration import CALIBRATORS, MagnitudeHistogram
 from vitc.graph.nodes import argument, operand
+from vitc.graph.program import Program
 from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.error.measured_error import Part, TensorProbe, probe
 from vitc.passes.quantization.observe.observe import Observer, observe
 from vitc.passes.quantization.observe.peaks import peak_observers, peaks_of
 from vitc.passes.quantization.observe.statistics import ChannelStatistics
-from vitc.program import Program
 
 #: Room above the largest magnitude seen, for images not seen: also tried by auto.
 HEADROOM = (1.1, 1.25, 1.5)

@@ -13,6 +13,7 @@ import torch
 
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, module_path
+from vitc.graph.program import Program
 from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.error.measured_error import probe
 from vitc.passes.quantization.observe.observe import observe
@@ -20,7 +21,6 @@ from vitc.passes.quantization.observe.statistics import ChannelStatistics
 from vitc.passes.quantization.smoothing.smooth_search import Smoothing
 from vitc.passes.quantization.smoothing.smooth_sites import ScoreSite, Site, sites_at
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 
 @register_pass

@@ -22,9 +22,9 @@ from vitc.graph import Rewriter, constant, is_constant
 from vitc.graph.movement import MOVEMENT, SPLITTING
 from vitc.graph.nodes import argument, is_tensor, operand, val, where
 from vitc.graph.printer import op_name
+from vitc.graph.program import Program
 from vitc.passes.quantization.observe.peaks import with_peaks
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten, ops = torch.ops.aten, torch.ops.vitc
 

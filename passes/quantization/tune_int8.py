@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import torch
 
 from vitc.errors import CalibrationError, PassError
+from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.quantization.rounding.held_out import finders_and_judges
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 
 @register_pass

@@ -18,10 +18,10 @@ from torch.fx import Node
 from vitc.graph import Rewriter, shape_of
 from vitc.graph.movement import ancestry, descendants, example_shape, indices, replay
 from vitc.graph.nodes import where
+from vitc.graph.ops import split_heads
+from vitc.graph.program import Program
 from vitc.kernels.tiles import choose_tile
-from vitc.ops import split_heads
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 if TYPE_CHECKING:
     from vitc.targets import Target

@@ -17,8 +17,8 @@ from torch.fx import Node
 from vitc.errors import InputError
 from vitc.graph import Rewriter, shape_of
 from vitc.graph.nodes import where
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
-from vitc.program import Program
 
 aten, ops = torch.ops.aten, torch.ops.vitc
 #: More class and register tokens than any known ViT has.

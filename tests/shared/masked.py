@@ -8,9 +8,9 @@ import torch
 from torch.fx import Interpreter, Node
 from torch.utils._pytree import tree_leaves
 
+from vitc.graph.program import Program
 from vitc.passes.pruning.find.groups import Groups
 from vitc.passes.pruning.find.tags import NOBODY
-from vitc.program import Program
 
 aten = torch.ops.aten
 _NORMS = (aten.layer_norm.default, aten.group_norm.default)

@@ -7,9 +7,9 @@ from torch.utils._pytree import tree_leaves
 
 import vitc.targets
 from vitc.capture import capture
+from vitc.graph.program import Program
 from vitc.pipeline import parse_pipeline, run_pipeline
 from vitc.pipeline.default import CANONICAL
-from vitc.program import Program
 
 CANON = ",".join(CANONICAL)
 TILED = f"{CANON},tile-attention"

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from vitc.capture import capture
-from vitc.program import Program
+from vitc.graph.program import Program
 from vitc.pruning import canonical
 from vitc.targets import Target, load
 

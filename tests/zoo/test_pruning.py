@@ -9,12 +9,12 @@ from zoo_models import ZOO, perturbed
 
 import vitc.targets
 from vitc.capture import capture
+from vitc.graph.program import Program
 from vitc.passes.pruning.choose.selection import features_of
 from vitc.passes.pruning.cut.apply import prepare
 from vitc.passes.pruning.cut.shrink import shrink
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.find.groups import Groups
-from vitc.program import Program
 from vitc.pruning import canonical
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 from zoo_models import ZOO, perturbed
 
 import vitc
-from vitc.structure import tensors_of
+from vitc.graph.structure import tensors_of
 
 pytestmark = pytest.mark.slow
 

@@ -17,10 +17,9 @@ from torch import Tensor
 
 from vitc.graph import Rewriter
 from vitc.graph.nodes import val
+from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.quantization.scales import step_of, weight_steps
-from vitc.program import Program
-from vitc.pruning import owned
 
 _STEP = "int8_log_step"
 
@@ -38,7 +37,7 @@ class FakeQuantised:
 
     def __init__(self, program: Program, options: QuantizeInt8, learn_steps: bool = False) -> None:
         sites = options.sites(program)
-        self._tiled = owned(options.with_ranges(program, sites))
+        self._tiled = options.with_ranges(program, sites).owned()
         fork = self._tiled.fork()
         by_name = {node.name: node for node in fork.graph.nodes}
         rewriter = Rewriter(fork.module, "fake-quantise")
@@ -61,7 +60,7 @@ class FakeQuantised:
     def program(self) -> Program:
         """The program at stage 'tiled', with the weights and the ranges as they are now."""
         weights = self.module.state_dict()
-        trained = owned(self._tiled)
+        trained = self._tiled.owned()
         with torch.no_grad():
             for name, tensor in trained.module.state_dict().items():
                 tensor.copy_(weights[name])

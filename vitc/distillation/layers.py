@@ -16,12 +16,12 @@ from torch.fx import Graph, GraphModule, Node
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-import vitc.ops  # noqa: F401  registers torch.ops.vitc
+import vitc.graph.ops  # noqa: F401  registers torch.ops.vitc
 from vitc.distillation.batches import Batch
 from vitc.distillation.config import Layer
 from vitc.errors import InputError, unknown
 from vitc.graph.nodes import is_tensor, module_path, val
-from vitc.structure import tensors_of
+from vitc.graph.structure import tensors_of
 
 _ATTENTION_NODES = (
     torch.ops.aten.scaled_dot_product_attention.default,

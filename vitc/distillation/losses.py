@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from vitc.distillation.config import Logits
 from vitc.errors import DistillError
-from vitc.structure import tensors_of
+from vitc.graph.structure import tensors_of
 
 
 def features_loss(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -8,8 +8,7 @@ from typing import Any
 
 from vitc.distillation.api import distill
 from vitc.errors import InputError, unknown
-from vitc.program import Program
-from vitc.pruning import owned
+from vitc.graph.program import Program
 
 _OPTIONS = ("data", "stages", "config", "optimizer", "evaluate", "checkpoint")
 
@@ -25,7 +24,7 @@ def recover(student: Program, teacher: Program, wanted: Any, progress: bool) -> 
             raise InputError(unknown("option of distill", str(key), _OPTIONS))
     if "data" not in options:
         raise InputError(f"distill has no data, only {', '.join(map(repr, options))}; add 'data': (inputs, labels) or a loader")
-    student = owned(student)
+    student = student.owned()
     result = distill(student.module, teacher.module, options.pop("data"), progress=progress, **options)
     last = student.journal[-1]
     journal = (*student.journal[:-1], replace(last, notes=(*last.notes, f"distilled: {result}")))

@@ -1,6 +1,6 @@
 """Tools every pass uses: reading nodes, rewriting safely, printing."""
 
-import vitc.ops  # noqa: F401  registers torch.ops.vitc for all who read or write graphs
+import vitc.graph.ops  # noqa: F401  registers torch.ops.vitc for all who read or write graphs
 from vitc.graph.nodes import constant, is_constant, module_path, shape_of, val
 from vitc.graph.printer import print_graph
 from vitc.graph.rewriter import Rewriter

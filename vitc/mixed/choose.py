@@ -12,7 +12,9 @@ import torch
 
 from vitc.compiled import CompiledModel
 from vitc.errors import InputError, InternalError
-from vitc.fingerprint import model_fingerprint
+from vitc.graph.fingerprint import model_fingerprint
+from vitc.graph.program import Program
+from vitc.graph.structure import tensors_of
 from vitc.mixed.budget import search
 from vitc.mixed.journal import SearchJournal, ranges_fingerprint
 from vitc.mixed.measure import Measure, Split, agreement, by_block, groups
@@ -20,8 +22,6 @@ from vitc.mixed.records import Ledger
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.pipeline.base import Pass
 from vitc.pipeline.text import parse_pipeline
-from vitc.program import Program
-from vitc.structure import tensors_of
 
 if TYPE_CHECKING:
     from vitc.planning import Plan
@@ -55,7 +55,7 @@ class Mixes:
         self._calibrated = split.program.evolve(calibration=None)
         blocks = groups(split, by_block)
         identity = {
-            "model": model_fingerprint(self._start),
+            "model": model_fingerprint(self._start.module),
             "target": self._start.target.name,
             "pipeline": self._made.report.pipeline,
             "calibration": ranges_fingerprint(self._made.program),

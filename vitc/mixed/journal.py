@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from vitc.errors import InputError
-from vitc.fingerprint import digest
-from vitc.program import Program
+from vitc.graph.fingerprint import digest
+from vitc.graph.program import Program
 
 _FILE = "vitc-search.json"
 _FORM = 1

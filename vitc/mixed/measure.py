@@ -16,13 +16,13 @@ from vitc.cost import block_of, predict
 from vitc.cost.machine import measured_here
 from vitc.errors import CalibrationError, MissingDependencyError, PipelineError, TargetError
 from vitc.graph import module_path
+from vitc.graph.program import Program
 from vitc.mixed.prefix import Prefixes
 from vitc.mixed.records import SensitivityRow
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.quantization.ranges import Sites
 from vitc.pipeline.base import Pass
 from vitc.pipeline.manager import run_pipeline
-from vitc.program import Program
 
 
 @dataclass(frozen=True)

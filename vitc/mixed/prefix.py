@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.fx import Node
 from torch.utils._pytree import tree_leaves
 
+from vitc.graph.program import Program
 from vitc.passes.interpreter import FastInterpreter
-from vitc.program import Program
 
 Batch = tuple[Tensor, ...]
 

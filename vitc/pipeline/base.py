@@ -24,7 +24,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
-    from vitc.program import Program
+    from vitc.graph.program import Program
 
 
 class Pass:

@@ -14,10 +14,10 @@ import torch
 
 from vitc.errors import PassError
 from vitc.graph.printer import print_graph
+from vitc.graph.program import Program
+from vitc.graph.stages import check_stage
 from vitc.pipeline.base import Pass
 from vitc.pipeline.text import print_pass
-from vitc.program import Program
-from vitc.stages import check_stage
 
 
 class Instrument(Protocol):

@@ -6,11 +6,11 @@ import time
 from collections.abc import Sequence
 
 from vitc.errors import InternalError, PassError, VitcError
+from vitc.graph.program import JournalEntry, Program
 from vitc.pipeline.base import Pass
 from vitc.pipeline.instruments import Instrument, Verify
 from vitc.pipeline.order import check_order
 from vitc.pipeline.text import print_pass
-from vitc.program import JournalEntry, Program
 
 
 def run_pipeline(

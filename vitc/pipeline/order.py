@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import networkx as nx
 
 from vitc.errors import PipelineError
+from vitc.graph.stages import STAGE_ORDER
 from vitc.pipeline.base import Pass
-from vitc.stages import STAGE_ORDER
 
 
 def constraint_graph(passes: Sequence[Pass]) -> nx.DiGraph:

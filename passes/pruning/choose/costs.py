@@ -16,11 +16,11 @@ from vitc.analysis import costed_nodes
 from vitc.cost import OpCost, block_of, predict
 from vitc.errors import TargetError
 from vitc.graph.nodes import is_constant, module_path
+from vitc.graph.program import Program
 from vitc.passes.pruning.find.flow import Flow
 from vitc.passes.pruning.find.layers import LAYERS, is_depthwise
 from vitc.passes.pruning.find.tags import NOBODY, core
 from vitc.passes.pruning.plan import Cost, total
-from vitc.program import Program
 
 
 class CostModel:

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import torch
 
+from vitc.graph.program import Program
 from vitc.passes.pruning.choose.selection import features_of
 from vitc.passes.pruning.cut.compensate import compensate
 from vitc.passes.pruning.cut.shrink import shrink
@@ -15,7 +16,6 @@ from vitc.passes.pruning.find.unpack import unpack_heads
 from vitc.passes.pruning.plan import Cut
 from vitc.passes.pruning.score.criteria import Compensation
 from vitc.passes.pruning.score.facts import Facts
-from vitc.program import Program
 
 
 def prepare(program: Program, kinds: Collection[str]) -> Program:

@@ -7,6 +7,7 @@ from torch.fx import Node
 
 from vitc.graph import Rewriter, constant
 from vitc.graph.nodes import argument, operand
+from vitc.graph.program import Program
 from vitc.passes.pruning.cut.names import take_names
 from vitc.passes.pruning.find.layers import is_depthwise
 from vitc.passes.pruning.find.tags import NOBODY
@@ -14,7 +15,6 @@ from vitc.passes.pruning.score.criteria import Compensation
 from vitc.passes.pruning.score.facts import Facts
 from vitc.passes.pruning.score.readers import reads_rows
 from vitc.passes.pruning.score.removal import regression
-from vitc.program import Program
 
 
 def compensate(program: Program, facts: Facts, removed: torch.Tensor, how: Compensation) -> int:

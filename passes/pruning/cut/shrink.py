@@ -12,6 +12,7 @@ from vitc.errors import InternalError
 from vitc.graph import Rewriter, constant
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import argument, called, is_constant, is_tensor, operand, where
+from vitc.graph.program import Program
 from vitc.passes.pruning.cut.names import take_names
 from vitc.passes.pruning.cut.sizes import Resizer
 from vitc.passes.pruning.cut.survivors import Masks, Survivors
@@ -20,7 +21,6 @@ from vitc.passes.pruning.find.layers import LAYERS, channel_dim, is_depthwise
 from vitc.passes.pruning.find.products import sdpa
 from vitc.passes.pruning.find.rules import BINARY
 from vitc.passes.pruning.find.tags import NOBODY
-from vitc.program import Program
 
 aten = torch.ops.aten
 _NORMS = {aten.layer_norm.default, aten.rms_norm.default}

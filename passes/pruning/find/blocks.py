@@ -12,9 +12,9 @@ from torch.fx import Node
 from vitc.cost import block_of
 from vitc.graph import Rewriter
 from vitc.graph.nodes import is_tensor, module_path, operand, same_shape, shape_of
+from vitc.graph.program import Program
 from vitc.passes.pruning.find.flow import Flow, Source
 from vitc.passes.pruning.find.groups import Group
-from vitc.program import Program
 
 aten = torch.ops.aten
 

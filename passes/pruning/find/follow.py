@@ -14,11 +14,11 @@ from torch.fx.node import map_arg
 from vitc.graph import constant
 from vitc.graph.movement import MOVEMENT, SPLITTING, example_size
 from vitc.graph.nodes import called, is_constant, operand, where
+from vitc.graph.program import Program
 from vitc.passes.pruning.find.flow import Flow
 from vitc.passes.pruning.find.layers import LAYERS, through_layer
 from vitc.passes.pruning.find.rules import MORE_MOVEMENT, RULES
 from vitc.passes.pruning.find.tags import packed
-from vitc.program import Program
 
 aten = torch.ops.aten
 

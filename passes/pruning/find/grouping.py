@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch.fx import Node
 
+from vitc.graph.program import Program
 from vitc.passes.pruning.find.blocks import block_groups
 from vitc.passes.pruning.find.flow import ROLES, Flow, Role
 from vitc.passes.pruning.find.follow import follow
 from vitc.passes.pruning.find.groups import Group, Groups, Kind, Refusal, path_of
 from vitc.passes.pruning.find.layers import is_depthwise
-from vitc.program import Program
 
 #: What the classes of one group have in common: kind, sources, readers, the attention they are in, number of features.
 _Key = tuple[Kind, tuple[int, ...], tuple[Node, ...], int | None, int]

@@ -12,7 +12,7 @@ from torch.fx import Node
 from vitc.graph import Rewriter
 from vitc.graph.movement import ancestry, example_shape, indices, moved_from, replay
 from vitc.graph.nodes import is_tensor
-from vitc.program import Program
+from vitc.graph.program import Program
 
 aten = torch.ops.aten
 

@@ -13,13 +13,13 @@ from vitc.errors import PassError
 from vitc.graph import constant
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import operand
+from vitc.graph.program import Program
 from vitc.passes.pruning.find.flow import Flow
 from vitc.passes.pruning.find.groups import Groups
 from vitc.passes.pruning.find.layers import LAYERS, channel_dim, is_depthwise
 from vitc.passes.pruning.find.products import sdpa
 from vitc.passes.pruning.find.tags import NOBODY, core
 from vitc.passes.pruning.score.readers import Reader, observe_readers
-from vitc.program import Program
 
 aten = torch.ops.aten
 

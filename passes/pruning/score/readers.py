@@ -14,10 +14,10 @@ from torch.fx import Node
 
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import operand
+from vitc.graph.program import Program
 from vitc.passes.output_gradients import images_at_a_time, output_gradients
 from vitc.passes.pruning.find.flow import Flow
 from vitc.passes.pruning.find.layers import CONVOLUTIONS, channel_dim
-from vitc.program import Program
 
 aten = torch.ops.aten
 

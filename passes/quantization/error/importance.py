@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitc.graph.program import Program
 from vitc.passes.output_gradients import images_at_a_time, output_gradients, tokens_of
 from vitc.passes.quantization.observe.statistics import ImageSample
-from vitc.program import Program
 
 #: Tokens' worth of images kept of the stream for this, and at least and at most so many images.
 _TOKENS, _LEAST, _MOST = 1024, 4, 32

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from vitc.graph.program import Program
 from vitc.passes.interpreter import FastInterpreter
-from vitc.program import Program
 
 
 class Observer(Protocol):

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.graph.nodes import is_tensor, val
+from vitc.graph.program import Program
 from vitc.passes.quantization.observe.observe import observe
-from vitc.program import Program
 
 
 class Peak:

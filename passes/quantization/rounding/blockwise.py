@@ -19,13 +19,13 @@ from torch.fx import Graph, Node
 from vitc.cost import block_of
 from vitc.graph import module_path
 from vitc.graph.nodes import operand
+from vitc.graph.program import Program
 from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
 from vitc.passes.quantization.rounding.adaround import SoftRounding
 from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
 from vitc.passes.quantization.rounding.unrounded import Unrounded
 from vitc.passes.quantization.rounding.walk import Walk
 from vitc.passes.quantization.scales import quantise_weight
-from vitc.program import Program
 
 #: Steps a block, the share of them before weights are driven to integers, and how that drive grows (the paper's).
 _STEPS, _WARM_UP, _BETAS = 600, 0.2, (20.0, 2.0)

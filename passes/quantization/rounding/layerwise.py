@@ -12,12 +12,12 @@ from torch.fx import Node
 
 from vitc.graph import module_path
 from vitc.graph.nodes import operand
+from vitc.graph.program import Program
 from vitc.passes.quantization.gemms import QuantisedGemm
 from vitc.passes.quantization.rounding.gptq import gptq
 from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
 from vitc.passes.quantization.rounding.walk import Walk
 from vitc.passes.quantization.scales import quantise_weight
-from vitc.program import Program
 
 
 def round_by_gptq(

@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitc.fingerprint import digest, model_fingerprint
+from vitc.graph.fingerprint import digest, model_fingerprint
+from vitc.graph.program import Program
 from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.observe.observe import observe
 from vitc.passes.quantization.rounding.held_out import finders_and_judges
-from vitc.program import Program
 
 #: Tokens' worth of images that the moments are taken from, and images at most.
 _TOKENS, _MOST = 16384, 1024
@@ -43,7 +43,7 @@ class RoundingSample:
         if self._journal is None:
             return lambda _, compute: compute()
         images = digest(tensors=[t for batch in self.batches for t in batch])
-        mark = (model_fingerprint(quantised), images, str(self.images.seed), method)
+        mark = (model_fingerprint(quantised.module), images, str(self.images.seed), method)
         journal = self._journal
         return lambda place, compute: journal.ask((*mark, place), compute)
 

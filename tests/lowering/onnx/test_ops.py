@@ -16,9 +16,9 @@ from torch import Tensor, nn
 import vitc
 from vitc.capture import capture
 from vitc.errors import LoweringError
+from vitc.graph.program import Program
 from vitc.lowering.onnx import emitter
 from vitc.lowering.onnx.model import OnnxModel, lower
-from vitc.program import Program
 
 aten, own = torch.ops.aten, torch.ops.vitc
 emitter.load_handlers()

@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from small_vits import Shape, SmallViT, program_of
 
 from vitc.graph import constant
+from vitc.graph.program import Program
 from vitc.passes.pruning.choose.selection import features_of
 from vitc.passes.pruning.cut.apply import prepare
 from vitc.passes.pruning.cut.shrink import shrink
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.find.groups import Group, Groups
 from vitc.passes.pruning.find.layers import LAYERS
-from vitc.program import Program
 
 SHAPES = st.builds(
     Shape,

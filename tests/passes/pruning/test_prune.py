@@ -13,12 +13,12 @@ from small_vits import Shape, SmallViT, program_of
 
 from vitc.errors import PassError
 from vitc.graph import print_graph
+from vitc.graph.program import Program
 from vitc.passes.pruning.choose.ranking import Queue, least_time, queues
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.plan import Cost, Cut
 from vitc.passes.pruning.prune import Prune
 from vitc.pipeline import parse_pipeline, print_pipeline, run_pipeline
-from vitc.program import Program
 from vitc.pruning import with_samples
 from vitc.targets import load
 

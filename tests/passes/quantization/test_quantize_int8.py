@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vitc.calibration import CalibrationStream
 from vitc.errors import CalibrationError
+from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import quantise_weight
-from vitc.program import Program
 
 aten, vit = torch.ops.aten, torch.ops.vitc
 SHAPE = (models.TOKENS, models.WIDTH)

@@ -15,13 +15,13 @@ from vitc.calibration import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, PipelineError
 from vitc.graph import constant
+from vitc.graph.program import Program
 from vitc.passes.quantization.rounding.adaround import SoftRounding
 from vitc.passes.quantization.rounding.gptq import gptq
 from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
 from vitc.passes.quantization.rounding.unrounded import Unrounded
 from vitc.passes.quantization.rounding.walk import Walk
 from vitc.passes.quantization.scales import quantise_weight
-from vitc.program import Program
 
 SHAPE = (1, 8, 8)
 GPTQ = "smooth-activations,quantize-int8{rounding=gptq}"

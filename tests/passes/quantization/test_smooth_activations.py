@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from vitc.calibration import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError
+from vitc.graph.program import Program
 from vitc.passes.quantization.observe.statistics import ChannelStatistics
 from vitc.passes.quantization.smoothing.channels import channel_readers
-from vitc.program import Program
 
 SHAPE = (1, 8, 8)
 FULL = "smooth-activations,quantize-int8"

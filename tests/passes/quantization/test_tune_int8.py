@@ -9,7 +9,7 @@ from programs import TILED, captured, outputs, through
 from vitc.calibration import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, PassError
-from vitc.program import Program
+from vitc.graph.program import Program
 
 IMAGES = torch.randn(512, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 UNSEEN = torch.randn(128, 1, 8, 8, generator=torch.Generator().manual_seed(2))

@@ -9,7 +9,7 @@ from programs import CANON, TILED, captured, count, outputs, through
 from torch import nn
 
 import vitc.targets
-from vitc.ops import tiled_attention
+from vitc.graph.ops import tiled_attention
 from vitc.passes.tiling.tile_attention import choose_tiles
 
 ATTENTION = torch.ops.vitc.attention.default

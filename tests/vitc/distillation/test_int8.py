@@ -11,11 +11,11 @@ from vitc.capture import capture
 from vitc.demo.digits import DigitsViT
 from vitc.distillation.int8 import FakeQuantised, round_activation, round_weight
 from vitc.errors import CalibrationError
+from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.quantization.scales import fake_quantise, fake_quantise_weight
 from vitc.pipeline import parse_pipeline, run_pipeline
 from vitc.pipeline.default import CANONICAL
-from vitc.program import Program
 
 IMAGES = torch.randn(32, 1, 8, 8, generator=torch.Generator().manual_seed(1))
 INT8 = QuantizeInt8(attention=False, correct_bias=False)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import vitc.targets
 from vitc.capture import capture
 from vitc.errors import PassError, PipelineError
+from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.tiling.tile_attention import TileAttention
 from vitc.pipeline import (
@@ -24,7 +25,6 @@ from vitc.pipeline import (
     solve_order,
 )
 from vitc.pipeline.instruments import Dump, Numerics
-from vitc.program import Program
 
 
 @pytest.fixture(scope="module")

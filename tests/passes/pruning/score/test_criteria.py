@@ -12,11 +12,11 @@ from torch import nn
 import vitc
 from vitc.errors import InputError, PassError
 from vitc.graph import constant
+from vitc.graph.program import Program
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.score.criteria import get_criterion, known_criteria, register_criterion
 from vitc.passes.pruning.score.facts import Facts, Layer, weight_rows
 from vitc.passes.pruning.score.removal import damped, regression, removal_order
-from vitc.program import Program
 from vitc.pruning import with_samples
 
 IMAGES = torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1))

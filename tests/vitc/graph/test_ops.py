@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-import vitc.ops
+import vitc.graph.ops
 from vitc.errors import InputError
 from vitc.kernels import error_model, reference
 from vitc.kernels.fields import AttentionFields
@@ -85,12 +85,12 @@ def test_a_cuda_implementation_is_registered() -> None:
 
 def test_what_the_gpu_is_handed(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[Any, ...]] = []
-    monkeypatch.setattr(vitc.ops, "shared_launch", lambda: lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(vitc.graph.ops, "shared_launch", lambda: lambda *arguments: calls.append(arguments))
     fields = AttentionFields("bnhd", HEADS, DIM, 0.2, 0, 64, 32, "int8", 0.1, 0.1, 0.1, 0.0)
     whole = integers(2, 7, 2 * HEADS * DIM)
     inputs = [whole[..., : HEADS * DIM], *(integers(2, 9, HEADS * DIM) for _ in range(2))]
     out = torch.empty(2, 7, HEADS * DIM, dtype=torch.float16)
-    vitc.ops.launch_on(fields, inputs, out, stream=5)
+    vitc.graph.ops.launch_on(fields, inputs, out, stream=5)
     ((given, shapes, dtypes, addresses, outputs, stream),) = calls
     assert (given, shapes, stream) == (fields, [(2, 7, 96), (2, 9, 96), (2, 9, 96)], 5)
     assert dtypes == ["int8", "int8", "int8", "float16"]
@@ -107,7 +107,7 @@ def test_attention_s_derivative_is_autograd_s_through_the_formula(layout: str, b
     bias = torch.randn(biases, 2, 5, 5, dtype=torch.float64, requires_grad=True) if biases else None
     leaves = [*operands, *([] if bias is None else [bias])]
     out = torch.ops.vitc.attention(*[*operands, None, None][:3], bias, 2, 4, 0.3, layout, 2, 2)
-    q, k, v = vitc.ops.split_heads(*[*operands, None, None][:3], 2, 4, layout)
+    q, k, v = vitc.graph.ops.split_heads(*[*operands, None, None][:3], 2, 4, layout)
     scores = 0.3 * q @ k.transpose(-1, -2) + (0 if bias is None else bias.repeat(4 // biases, 1, 1, 1))
     formula = (torch.softmax(scores, -1) @ v).transpose(1, 2).reshape(4, 5, 8)
     weights = torch.randn_like(out)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 
 import torch
 
-import vitc.ops  # noqa: F401  registers torch.ops.vitc
+import vitc.graph.ops  # noqa: F401  registers torch.ops.vitc
 from vitc.errors import StageError
 from vitc.graph.nodes import is_tensor, val, where
 from vitc.graph.printer import op_name
-from vitc.program import Program
+from vitc.graph.program import Program
 
 _FLOATS = frozenset({torch.float32, torch.float16, torch.float64, torch.bfloat16})
 _INTS = frozenset({torch.int64, torch.int32, torch.bool, torch.uint8})

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 import vitc
 from vitc.capture import capture
 from vitc.errors import StageError
+from vitc.graph.program import Program
 from vitc.pipeline import Pass, parse_pipeline, run_pipeline
-from vitc.program import Program
 
 aten, ops = torch.ops.aten, torch.ops.vitc
 

@@ -103,6 +103,17 @@ class Program:
         module.eval()
         return self.evolve(module=module)
 
+    def owned(self) -> Program:
+        """A copy with weights of its own, all trainable; buffers (masks, tables of positions) are not."""
+        fork = self.fork()
+        copies: dict[int, torch.nn.Parameter] = {}
+        for module in fork.module.modules():
+            for name, parameter in module._parameters.items():
+                if parameter is not None:
+                    copies.setdefault(id(parameter), torch.nn.Parameter(parameter.detach().clone()))
+                    module._parameters[name] = copies[id(parameter)]
+        return fork
+
     def parameter_count(self) -> int:
         """Elements of the weights and buffers the graph uses, each tensor once."""
         return sum(t.numel() for t in self._weights())

@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
+from torch.fx import GraphModule
 
 from vitc.graph.printer import print_graph
 
-if TYPE_CHECKING:
-    from vitc.program import Program
 
-
-def model_fingerprint(program: Program) -> str:
+def model_fingerprint(module: GraphModule) -> str:
     """Changes with the graph or any weight."""
-    state = sorted(program.module.state_dict().items())
-    return digest(print_graph(program.graph), *(name for name, _ in state), tensors=(tensor for _, tensor in state))
+    state = sorted(module.state_dict().items())
+    return digest(print_graph(module.graph), *(name for name, _ in state), tensors=(tensor for _, tensor in state))
 
 
 def digest(*texts: str, tensors: Iterable[torch.Tensor] = ()) -> str:

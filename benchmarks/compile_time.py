@@ -15,7 +15,7 @@ from machine import stamp
 
 def measure(depth: int) -> None:
     """Prints seconds and peak MB of one compilation; capture and engine included, imports not."""
-    from vitc.torchvision_import import ensure_torchvision_imports
+    from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
     ensure_torchvision_imports()
     import timm

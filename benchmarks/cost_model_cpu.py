@@ -35,7 +35,7 @@ INT8_MODELS = (
 
 
 def prepare(folder: Path, names: tuple[str, ...]) -> None:
-    from vitc.torchvision_import import ensure_torchvision_imports
+    from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
     ensure_torchvision_imports()
     import timm

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 from machine import stamp
 
-from vitc.torchvision_import import ensure_torchvision_imports
+from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
 Array = npt.NDArray[np.float32]
 Run = Callable[[Array], Array]

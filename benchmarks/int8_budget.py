@@ -34,7 +34,7 @@ def images() -> torch.Tensor:
 
 
 def run(folder: str, max_drop: float, model: str, result: Any) -> None:
-    from vitc.torchvision_import import ensure_torchvision_imports
+    from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
     ensure_torchvision_imports()
     import timm

@@ -15,8 +15,8 @@ import torch
 from torch.fx import GraphModule, Node
 
 import vitc.targets
-from vitc.calibration import CalibrationStream
-from vitc.capture import capture
+from vitc.calibration.stream import CalibrationStream
+from vitc.frontend.capture import capture
 from vitc.passes.interpreter import FastInterpreter
 from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.error.measured_error import Part, probe

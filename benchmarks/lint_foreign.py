@@ -25,9 +25,9 @@ import onnx
 import torch
 
 from vitc.errors import BuildError
+from vitc.frontend.torchvision_import import ensure_torchvision_imports
 from vitc.lowering.lint import LintReport, compare, lint
 from vitc.lowering.tensorrt import build_engine
-from vitc.torchvision_import import ensure_torchvision_imports
 
 ensure_torchvision_imports()
 

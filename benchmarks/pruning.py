@@ -34,7 +34,7 @@ import torch
 from machine import stamp
 
 import vitc
-from vitc.capture import capture
+from vitc.frontend.capture import capture
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.pruning import canonical
 from vitc.targets import load as load_target
@@ -191,7 +191,7 @@ def huge(_: argparse.Namespace) -> Iterator[str]:
         "print(time.perf_counter() - began, time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,\n"
         "      sum(p.numel() for p in model.parameters()), sum(p.numel() for p in made.module.parameters()))\n"
     )
-    preamble = "from vitc.torchvision_import import ensure_torchvision_imports\nensure_torchvision_imports()\n"
+    preamble = "from vitc.frontend.torchvision_import import ensure_torchvision_imports\nensure_torchvision_imports()\n"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", preamble + code], capture_output=True, text=True, check=True)
     seconds, cpu, gigabytes, before, after = done.stdout.split()
     yield "Captured, analysed and pruned by l1; peak memory of the process, model included.\n"

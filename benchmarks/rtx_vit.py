@@ -60,7 +60,7 @@ def attempt(
 
 def try_here(torch: Any, seconds: Callable[[Callable[[], Any]], float]) -> Attempt:
     """The attempt on this machine; `seconds` times a call on the GPU."""
-    from vitc.torchvision_import import ensure_torchvision_imports
+    from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
     ensure_torchvision_imports()
     import timm

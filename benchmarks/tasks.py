@@ -31,7 +31,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vitc.demo import digits
-from vitc.torchvision_import import ensure_torchvision_imports
+from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
 ensure_torchvision_imports()  # timm needs it
 

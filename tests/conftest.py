@@ -9,7 +9,7 @@ import pytest
 if find_spec("torch") is not None:
     import torch
 
-    from vitc.torchvision_import import ensure_torchvision_imports
+    from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
     torch.set_num_threads(1)
     ensure_torchvision_imports()

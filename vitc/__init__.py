@@ -22,13 +22,13 @@ _HOMES = {
     "Dump": "vitc.pipeline.instruments",
     "Features": "vitc.distillation",
     "Instrument": "vitc.pipeline.instruments",
-    "ImageFolder": "vitc.preprocessing",
+    "ImageFolder": "vitc.calibration.preprocessing",
     "InternalError": "vitc.errors",
     "Layer": "vitc.passes.pruning.score.facts",
     "Logits": "vitc.distillation",
     "Pass": "vitc.pipeline.base",
     "Plan": "vitc.planning",
-    "Preprocessing": "vitc.preprocessing",
+    "Preprocessing": "vitc.calibration.preprocessing",
     "Program": "vitc.graph.program",
     "Rewriter": "vitc.graph.rewriter",
     "Target": "vitc.targets",
@@ -54,6 +54,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from vitc.calibration.preprocessing import ImageFolder, Preprocessing
     from vitc.compiled import CompiledModel
     from vitc.compiler import compile, plan
     from vitc.distillation import DistillConfig, DistillResult, Features, Logits, distill
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass
     from vitc.planning import Plan
-    from vitc.preprocessing import ImageFolder, Preprocessing
     from vitc.pruning import Pruned, prunable_groups, prune, replay_pruning
     from vitc.runtime import load
     from vitc.targets import Target

@@ -53,7 +53,7 @@ def compile(
 ) -> None:
     """Compile a model and save its bundle."""
     import vitc
-    from vitc.models import load_model
+    from vitc.frontend.models import load_model
 
     _load_pass_files(passes)
     compiled = vitc.compile(
@@ -79,8 +79,8 @@ def plan(
 ) -> None:
     """Show what compile would do, without building an engine."""
     import vitc
+    from vitc.frontend.models import load_model
     from vitc.lowering.lint import compare
-    from vitc.models import load_model
 
     _load_pass_files(passes)
     if prune:
@@ -117,7 +117,7 @@ def sensitivity(
 ) -> None:
     """Show what INT8 costs, block by block or layer by layer."""
     import vitc
-    from vitc.models import load_model
+    from vitc.frontend.models import load_model
 
     found = vitc.sensitivity(load_model(model, not random_weights), target, calibration=calibration, by=by, images=images)  # type: ignore[arg-type]
     if plot is not None:
@@ -167,7 +167,7 @@ def _proved(model: Path, target: str) -> Agreement:
 def dump(model: Model, out: Path, target: TargetName = "cpu", pipeline: Pipeline = None, random_weights: Random = False) -> None:
     """Write the graph after each pass as text into a folder."""
     import vitc
-    from vitc.models import load_model
+    from vitc.frontend.models import load_model
 
     vitc.plan(load_model(model, not random_weights), target, pipeline=pipeline, dump=out)
     for path in sorted(out.glob("[0-9][0-9]-*.txt")):

@@ -12,13 +12,13 @@ import numpy as np
 import torch
 
 from vitc.bundle import BundleContents, Dim, Golden, TensorInfo, Tolerance, VersionRange, write_bundle
+from vitc.calibration.preprocessing import Preprocessing
 from vitc.errors import InputError
 from vitc.graph.program import BatchRange, Program
 from vitc.kernels.travel import plugin_files
 from vitc.lowering.cpu import Engine, open_engine
 from vitc.lowering.onnx.model import OnnxModel, TensorSpec, weight_bytes
 from vitc.lowering.substitution import plugin_nodes
-from vitc.preprocessing import Preprocessing
 from vitc.report import Report
 from vitc.structure import bind, json_tree, rebuild
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from vitc.calibration import replayable
-from vitc.capture import capture
+from vitc.calibration.stream import replayable
 from vitc.compiled import CompiledModel
 from vitc.cost.machine import measured_here
 from vitc.errors import InputError
+from vitc.frontend.capture import capture
 from vitc.graph.program import BatchRange, Program
 from vitc.graph.structure import tensors_of
 from vitc.pipeline.base import Pass

@@ -11,7 +11,8 @@ import torch
 
 from vitc.analysis import flops, op_costs
 from vitc.attention_choice import attention_choices
-from vitc.calibration import calibration_stream
+from vitc.calibration.samples import Samples
+from vitc.calibration.source import calibration_stream
 from vitc.cost import predict
 from vitc.cost.machine import measured_here
 from vitc.errors import CalibrationError, InputError
@@ -22,7 +23,6 @@ from vitc.lowering.onnx.model import OnnxModel, lower
 from vitc.lowering.substitution import Match, match
 from vitc.lowering.substitution import replace as substitute
 from vitc.passes.pruning.prune import Prune
-from vitc.passes.pruning.samples import Samples
 from vitc.pipeline.base import Pass
 from vitc.pipeline.default import CANONICAL, precision_passes, structure_passes
 from vitc.pipeline.instruments import Instrument

@@ -9,17 +9,17 @@ from typing import Any
 
 import torch
 
-from vitc.calibration import calibration_stream
-from vitc.capture import capture
+from vitc.calibration.samples import Loss, Samples
+from vitc.calibration.source import calibration_stream
 from vitc.cost.machine import measured_here
 from vitc.errors import InputError, unknown
+from vitc.frontend.capture import capture
 from vitc.graph.program import BatchRange, Program
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.find.groups import Groups
 from vitc.passes.pruning.plan import PrunePlan
 from vitc.passes.pruning.prune import Prune
 from vitc.passes.pruning.replay import replay
-from vitc.passes.pruning.samples import Loss, Samples
 from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 #: CI may have a CPU torch beside the CUDA build of torchvision.
-PREAMBLE = "from vitc.torchvision_import import ensure_torchvision_imports\n\nensure_torchvision_imports()"
+PREAMBLE = "from vitc.frontend.torchvision_import import ensure_torchvision_imports\n\nensure_torchvision_imports()"
 
 
 def _run(*arguments: str, cwd: Path) -> str:

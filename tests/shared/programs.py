@@ -6,7 +6,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 import vitc.targets
-from vitc.capture import capture
+from vitc.frontend.capture import capture
 from vitc.graph.program import Program
 from vitc.pipeline import parse_pipeline, run_pipeline
 from vitc.pipeline.default import CANONICAL

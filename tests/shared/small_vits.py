@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from vitc.capture import capture
+from vitc.frontend.capture import capture
 from vitc.graph.program import Program
 from vitc.pruning import canonical
 from vitc.targets import Target, load

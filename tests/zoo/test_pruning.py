@@ -8,7 +8,7 @@ from masked import masked
 from zoo_models import ZOO, perturbed
 
 import vitc.targets
-from vitc.capture import capture
+from vitc.frontend.capture import capture
 from vitc.graph.program import Program
 from vitc.passes.pruning.choose.selection import features_of
 from vitc.passes.pruning.cut.apply import prepare

@@ -15,7 +15,7 @@ from rich.table import Table
 import vitc
 from vitc.compiled import CompiledModel
 from vitc.demo.digits import load_digits, train
-from vitc.torchvision_import import ensure_torchvision_imports
+from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
 OUT = Path("out/demo")
 

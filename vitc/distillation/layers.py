@@ -39,7 +39,7 @@ _ATTENTION_CALLS = (
 
 
 def is_graph(model: torch.nn.Module) -> bool:
-    """True for what vitc.capture and vitc.prune return."""
+    """True for what vitc.frontend.capture and vitc.prune return."""
     return isinstance(model, GraphModule) and not any(n.op == "call_module" for n in model.graph.nodes)
 
 

@@ -12,10 +12,10 @@ import torch
 from torch.fx import Graph, GraphModule, Interpreter
 
 if TYPE_CHECKING:
-    from vitc.calibration import CalibrationStream
+    from vitc.calibration.preprocessing import Preprocessing
+    from vitc.calibration.samples import Samples
+    from vitc.calibration.stream import CalibrationStream
     from vitc.passes.pruning.plan import PrunePlan
-    from vitc.passes.pruning.samples import Samples
-    from vitc.preprocessing import Preprocessing
     from vitc.targets import Target
 
 

@@ -8,9 +8,9 @@ from typing import Any, Literal
 
 import torch
 
-from vitc.calibration import calibration_stream
-from vitc.capture import capture
+from vitc.calibration.source import calibration_stream
 from vitc.errors import InputError
+from vitc.frontend.capture import capture
 from vitc.mixed.choose import score_of
 from vitc.mixed.measure import Measure, Split, by_block, by_layer, groups, with_extras
 from vitc.mixed.records import Sensitivity

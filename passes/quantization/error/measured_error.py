@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitc.calibration import MagnitudeHistogram
 from vitc.graph import constant
 from vitc.graph.nodes import operand
 from vitc.passes.quantization.error.importance import ProbeImages
+from vitc.passes.quantization.observe.histogram import MagnitudeHistogram
 from vitc.passes.quantization.observe.observe import Observer
 from vitc.passes.quantization.observe.statistics import ChannelStatistics, Third
 from vitc.passes.quantization.scales import fake_quantise

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any, Protocol
+from collections.abc import Iterable
+from typing import Any
 
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from vitc.calibration.observer import Observer
 from vitc.graph.program import Program
 from vitc.passes.interpreter import FastInterpreter
-
-
-class Observer(Protocol):
-    """Sees a tensor once a batch; `images` is the batch's size. `state`: all that it has learnt and will draw, to go on from."""
-
-    def update(self, value: Tensor, images: int) -> None: ...
-
-    def state(self) -> dict[str, Tensor]: ...
-
-    def restore(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 def observe(program: Program, observers: Iterable[tuple[Node, Observer]]) -> None:
@@ -30,7 +20,7 @@ def observe(program: Program, observers: Iterable[tuple[Node, Observer]]) -> Non
     assert stream is not None
     runner = _Runner(program.module, watched)
     with torch.no_grad():
-        for batch in stream if stream.journal is None else stream.journal.unseen(program, watched):
+        for batch in stream if stream.journal is None else stream.journal.unseen(program.module, stream, watched):
             runner.images = batch[0].shape[0]
             runner.run(*batch, enable_io_processing=False)
 

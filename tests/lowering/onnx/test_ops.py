@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import vitc
-from vitc.capture import capture
 from vitc.errors import LoweringError
+from vitc.frontend.capture import capture
 from vitc.graph.program import Program
 from vitc.lowering.onnx import emitter
 from vitc.lowering.onnx.model import OnnxModel, lower

@@ -8,7 +8,7 @@ import torch
 from programs import TILED, captured, count, outputs, through
 from torch import Tensor, nn
 
-from vitc.calibration import CalibrationStream
+from vitc.calibration.stream import CalibrationStream
 from vitc.errors import CalibrationError
 from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import quantise_weight

@@ -11,7 +11,7 @@ from programs import TILED, captured, outputs, through
 from torch import Tensor
 from torch.fx import Node
 
-from vitc.calibration import CalibrationStream
+from vitc.calibration.stream import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, PipelineError
 from vitc.graph import constant

@@ -8,7 +8,7 @@ import torch
 from programs import TILED, captured, outputs, through
 from torch import Tensor, nn
 
-from vitc.calibration import CalibrationStream
+from vitc.calibration.stream import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError
 from vitc.graph.program import Program

@@ -7,7 +7,7 @@ import torch
 from programs import TILED, captured, outputs, through
 from torch import Tensor, nn
 
-from vitc.calibration import CalibrationStream
+from vitc.calibration.stream import CalibrationStream
 
 
 class Gated(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from programs import TILED, captured, outputs, through
 
-from vitc.calibration import CalibrationStream
+from vitc.calibration.stream import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, PassError
 from vitc.graph.program import Program

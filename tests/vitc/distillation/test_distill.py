@@ -12,10 +12,10 @@ import torch
 
 import vitc
 from vitc import state_file
-from vitc.capture import capture
 from vitc.demo.digits import DigitsViT
 from vitc.distillation import DistillConfig, Features, Logits
 from vitc.errors import DistillError, InputError, MissingDependencyError
+from vitc.frontend.capture import capture
 
 IMAGES, LABELS = torch.randn(32, 1, 8, 8), torch.arange(32) % 10
 DATA = (IMAGES, LABELS)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 import vitc
-from vitc.calibration import CalibrationStream
-from vitc.capture import capture
+from vitc.calibration.stream import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.distillation.int8 import FakeQuantised, round_activation, round_weight
 from vitc.errors import CalibrationError
+from vitc.frontend.capture import capture
 from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.quantization.scales import fake_quantise, fake_quantise_weight

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 import torch
 
-from vitc.capture import capture
 from vitc.demo.digits import DigitsViT
 from vitc.distillation.batches import Batch
 from vitc.distillation.layers import Layers, tapped
 from vitc.errors import InputError
+from vitc.frontend.capture import capture
 from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import vitc
-from vitc.capture import capture
 from vitc.errors import StageError
+from vitc.frontend.capture import capture
 from vitc.graph.program import Program
 from vitc.pipeline import Pass, parse_pipeline, run_pipeline
 

@@ -12,10 +12,10 @@ import torch
 
 import vitc
 import vitc.targets
-from vitc.calibration import CalibrationStream
-from vitc.capture import capture
+from vitc.calibration.stream import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, InputError, PipelineError
+from vitc.frontend.capture import capture
 from vitc.mixed.measure import Measure, Split, by_block, groups, kl_divergence
 from vitc.pipeline import parse_pipeline
 from vitc.pipeline.default import default_pipeline

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import vitc.targets
-from vitc.capture import capture
 from vitc.errors import PassError, PipelineError
+from vitc.frontend.capture import capture
 from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.tiling.tile_attention import TileAttention

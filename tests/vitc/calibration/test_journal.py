@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vitc
-from vitc import calibration_journal
+from vitc.calibration import journal
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, InputError
 from vitc.passes.quantization.rounding import blockwise, layerwise
@@ -22,7 +22,7 @@ BATCHES = [torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(i)) f
 
 @pytest.fixture(autouse=True)
 def _saved_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration_journal, "_SECONDS", 0.0)
+    monkeypatch.setattr(journal, "_SECONDS", 0.0)
 
 
 def _plan(folder: Path | None, calibration: object = BATCHES, quantize: str = "int8") -> Plan:
@@ -59,14 +59,14 @@ def test_a_calibration_that_broke_off_goes_on(tmp_path: Path, fails_at: int, mon
     with pytest.raises(CalibrationError, match=f"raised OSError at batch {(fails_at - 1) % 6}"):
         _plan(tmp_path, _Stream(fails_at))
     shown = 0
-    update = calibration_journal.state_file.write
+    update = journal.state_file.write
 
     def counted(*args: object) -> None:
         nonlocal shown
         shown += 1
         update(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(calibration_journal.state_file, "write", counted)
+    monkeypatch.setattr(journal.state_file, "write", counted)
     resumed = _plan(tmp_path)
     # One save a batch that was run, and one as each reading ends: what the first run has shown is not run again.
     assert shown == 2 * len(BATCHES) - (fails_at - 1) + 2 - fails_at // 6
@@ -77,7 +77,7 @@ def test_a_calibration_that_broke_off_goes_on(tmp_path: Path, fails_at: int, mon
 
 
 def _run(folder: Path) -> None:
-    calibration_journal._SECONDS = 0.0
+    journal._SECONDS = 0.0
 
     def slowly() -> Iterator[torch.Tensor]:
         for batch in BATCHES:

@@ -7,21 +7,17 @@ of other options are never taken for this one's.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
 from vitc import state_file
+from vitc.calibration.observer import Observer
 from vitc.errors import CalibrationError
 from vitc.graph.fingerprint import digest, model_fingerprint
 from vitc.state_file import Tensors
-
-if TYPE_CHECKING:
-    from vitc.graph.program import Program
-    from vitc.passes.quantization.observe.observe import Observer
 
 #: Between two saves while the stream is read: the state is a few MB to some ten MB.
 _SECONDS = 20.0
@@ -33,15 +29,19 @@ class CalibrationJournal:
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder) / "calibration"
 
-    def unseen(self, program: Program, watched: Sequence[tuple[Node, Observer]]) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The batches of the program's calibration stream that no earlier run has shown to these observers, which get the
-        state that they had after the others. Batches that were shown are still read, and must be the same.
+    def unseen(
+        self,
+        module: GraphModule,
+        stream: Iterable[tuple[torch.Tensor, ...]],
+        watched: Sequence[tuple[Node, Observer]],
+    ) -> Iterator[tuple[torch.Tensor, ...]]:
+        """The batches of the stream that no earlier run of `module` has shown to these observers, which get the state that
+        they had after the others. Batches that were shown are still read, and must be the same.
 
         Raises CalibrationError if they are not.
         """
-        stream = program.calibration
-        assert stream is not None
-        home = self._path(model_fingerprint(program.module), *(f"{node.name} {type(o).__name__}" for node, o in watched), state=_state(watched))
+        observed = (f"{node.name} {type(observer).__name__}" for node, observer in watched)
+        home = self._path(model_fingerprint(module), *observed, state=_state(watched))
         shown, mark = _restored(home, watched)
         count, images, saved = 0, "", time.monotonic()
         try:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import vitc
-from vitc.capture import capture
 from vitc.errors import CaptureError, InputError
+from vitc.frontend.capture import capture
 
 CPU = vitc.load_target("cpu")
 

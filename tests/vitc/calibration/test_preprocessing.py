@@ -10,10 +10,11 @@ import torch
 from PIL import Image
 
 import vitc
-from vitc.calibration import calibration_stream
-from vitc.capture import capture
+from vitc.calibration.preprocessing import ImageFolder, Preprocessing
+from vitc.calibration.source import calibration_stream
 from vitc.errors import CalibrationError, InputError
-from vitc.preprocessing import ImageFolder, Preprocessing, infer_preprocessing
+from vitc.frontend.capture import capture
+from vitc.frontend.model_config import infer_preprocessing
 
 timm = pytest.importorskip("timm")
 HALF = (0.5, 0.5, 0.5)

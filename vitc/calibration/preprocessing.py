@@ -5,7 +5,7 @@ The same record travels in the bundle's manifest, so whoever runs the model on t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import floor
 from pathlib import Path
@@ -17,9 +17,8 @@ from vitc.errors import CalibrationError, InputError, missing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-    from torch.nn import Module
 
-_FILTERS = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
+FILTERS = {"nearest": 0, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -36,8 +35,8 @@ class Preprocessing:
     interpolation: str = "bicubic"
 
     def __post_init__(self) -> None:
-        if self.interpolation not in _FILTERS:
-            raise InputError(f"unknown interpolation {self.interpolation!r}; known: {', '.join(_FILTERS)}")
+        if self.interpolation not in FILTERS:
+            raise InputError(f"unknown interpolation {self.interpolation!r}; known: {', '.join(FILTERS)}")
         if not 0.0 < self.crop <= 1.0:
             raise InputError(f"crop is a share in (0, 1], got {self.crop}")
 
@@ -50,29 +49,13 @@ class Preprocessing:
         factor = max(floor(height / self.crop) / rgb.height, floor(width / self.crop) / rgb.width)
         resized = (max(width, int(rgb.width * factor + 1e-9)), max(height, int(rgb.height * factor + 1e-9)))
         left, top = round((resized[0] - width) / 2), round((resized[1] - height) / 2)
-        cut = rgb.resize(resized, _FILTERS[self.interpolation]).crop((left, top, left + width, top + height))
+        cut = rgb.resize(resized, FILTERS[self.interpolation]).crop((left, top, left + width, top + height))
         scaled = (np.asarray(cut, np.float32) / 255 - np.array(self.mean, np.float32)) / np.array(self.std, np.float32)
         return np.ascontiguousarray(scaled.transpose(2, 0, 1))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
         return {**asdict(self), "size": list(self.size), "mean": list(self.mean), "std": list(self.std), "layout": "NCHW, RGB"}
-
-
-def infer_preprocessing(model: Module) -> Preprocessing | None:
-    """What a timm model's own config says; None for a model without one."""
-    config = getattr(model, "pretrained_cfg", None)
-    if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} <= set(config):
-        return None
-    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
-    interpolation = config.get("interpolation", "bicubic")
-    return Preprocessing(
-        size=(int(size[0]), int(size[1])),
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        crop=float(config.get("crop_pct") or 1.0),
-        interpolation=interpolation if interpolation in _FILTERS else "bicubic",
-    )
 
 
 @dataclass(frozen=True)

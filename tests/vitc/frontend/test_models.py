@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vitc.errors import InputError
-from vitc.models import load_model
+from vitc.frontend.models import load_model
 
 _CONFIG = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
 

@@ -1,23 +1,16 @@
-"""Calibration: a stream of batches in, one histogram of magnitudes a tensor out, in bounded memory."""
+"""The calibration stream: batches of the user's inputs, checked as they come."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 
-from vitc.calibration_journal import CalibrationJournal
+from vitc.calibration.journal import CalibrationJournal
 from vitc.errors import CalibrationError, VitcError
-from vitc.preprocessing import ImageFolder
-
-if TYPE_CHECKING:
-    from vitc.graph.program import Program
-
-BINS = 2048
 
 
 @dataclass(frozen=True)
@@ -173,141 +166,9 @@ def _named_errors(items: Iterable[Any]) -> Iterator[Any]:
         count += 1
 
 
-def calibration_stream(data: Any, program: Program, resume: str | Path | None = None) -> CalibrationStream:
-    """What the user gave as calibration data, as a stream for the program's inputs. `resume`: a folder for its journal.
-
-    A path is a folder of images, preprocessed as the model's config says, or an .npy file of preprocessed inputs.
-    Raises CalibrationError for a path that is neither, and for images without a known preprocessing.
-    """
-    shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
-    fixed = None if program.batch is not None else program.example_inputs[0].shape[0]
-    journal = None if resume is None else CalibrationJournal(resume)
-    if not isinstance(data, (str, Path)):
-        return CalibrationStream(data, shapes, fixed=fixed, journal=journal)
-    path = Path(data)
-    if path.suffix == ".npy" and path.is_file():
-        try:
-            return CalibrationStream(np.load(path, allow_pickle=False), shapes, fixed=fixed, journal=journal)
-        except (ValueError, EOFError) as error:
-            raise CalibrationError(f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)") from error
-    if not path.is_dir():
-        raise CalibrationError(f"there is no folder of images and no .npy file {str(path)!r}; save one with numpy.save(path, images)")
-    if program.preprocessing is None:
-        raise CalibrationError(
-            f"the model's config does not say how the images in {str(path)!r} are to be preprocessed; pass "
-            "calibration=vitc.ImageFolder(folder, vitc.Preprocessing(size, mean, std)), or preprocessed arrays"
-        )
-    return CalibrationStream(ImageFolder(path, program.preprocessing), shapes, fixed=fixed, journal=journal)
-
-
 def _check_finite(tensor: torch.Tensor, index: int) -> None:
     bad = int((~torch.isfinite(tensor)).sum())
     if bad:
         raise CalibrationError(
             f"calibration batch {index} holds {bad} NaN or inf of {tensor.numel()} values; check the preprocessing"
         )
-
-
-@dataclass
-class MagnitudeHistogram:
-    """A histogram of |x| over [0, limit] with a fixed number of bins. When a larger value comes, pairs of bins merge
-    and the limit doubles, so memory stays the same however long the stream is."""
-
-    limit: float = 0.0
-    peak: float = 0.0
-    counts: np.ndarray = field(default_factory=lambda: np.zeros(BINS, dtype=np.int64))
-
-    def update(self, tensor: torch.Tensor, images: int = 1) -> None:  # noqa: ARG002  an observer's signature
-        magnitude = tensor.detach().abs().to(torch.float32).flatten()
-        peak = float(magnitude.max())
-        if not np.isfinite(peak):
-            raise CalibrationError("an activation is NaN or inf while calibrating; the model overflows on these images")
-        self.peak = max(self.peak, peak)
-        if self.limit == 0.0:
-            self.limit = peak
-        if peak == 0.0:
-            self.counts[0] += magnitude.numel()
-            return
-        while self.limit < peak:
-            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2, dtype=np.int64)])
-            self.limit *= 2
-        self.counts += torch.histc(magnitude, BINS, 0.0, self.limit).to(torch.int64).numpy()
-
-    def state(self) -> dict[str, torch.Tensor]:
-        return {
-            "range": torch.tensor([self.limit, self.peak], dtype=torch.float64),
-            "counts": torch.from_numpy(self.counts),
-        }
-
-    def restore(self, state: Mapping[str, torch.Tensor]) -> None:
-        self.limit, self.peak = state["range"].tolist()
-        self.counts = state["counts"].numpy()
-
-    def clipped(self, limit: float) -> float:
-        """The squared error of clipping at `limit`, summed over the stream."""
-        return float((self.counts * np.maximum(self.centres - limit, 0.0) ** 2).sum())
-
-    @property
-    def centres(self) -> np.ndarray:
-        return (np.arange(BINS) + 0.5) * (self.limit / BINS)
-
-
-def minmax(histogram: MagnitudeHistogram) -> float:
-    """The largest magnitude seen."""
-    return histogram.peak
-
-
-def percentile(histogram: MagnitudeHistogram, share: float = 0.9999) -> float:
-    """The magnitude below which `share` of the values lie."""
-    cumulated = np.cumsum(histogram.counts)
-    index = int(np.searchsorted(cumulated, share * cumulated[-1]))
-    return float(min((index + 1) * histogram.limit / BINS, histogram.peak))
-
-
-def mse(histogram: MagnitudeHistogram) -> float:
-    """The clipping threshold of least expected squared error: rounding Δ²/12 inside, (|x| − t)² beyond (as in
-    Banner et al., arXiv 1810.05723), with the histogram as the density."""
-    centres, counts = histogram.centres, histogram.counts.astype(np.float64)
-    best, best_error = histogram.peak, np.inf
-    for t in np.linspace(0.1, 1.0, 181) * histogram.peak:
-        step = t / 127
-        rounded = np.minimum(np.round(centres / step), 127) * step
-        # Bins finer than a step: the exact rounding error; coarser: its uniform expectation.
-        error = (counts * (centres - rounded) ** 2).sum()
-        if histogram.limit / BINS > step:
-            error += counts[centres <= t].sum() * step**2 / 12
-        if error < best_error:
-            best, best_error = float(t), float(error)
-    return best
-
-
-def entropy(histogram: MagnitudeHistogram) -> float:
-    """The threshold of least Kullback–Leibler divergence between the clipped and the 128-level distribution
-    (Migacz, 8-bit Inference with TensorRT, GTC 2017)."""
-    counts = histogram.counts.astype(np.float64)
-    best, best_divergence = histogram.peak, np.inf
-    for stop in range(128, BINS + 1, 16):
-        kept = counts[:stop]
-        reference = kept.copy()
-        reference[-1] += counts[stop:].sum()
-        edges = np.linspace(0, stop, 129).astype(int)
-        widths, occupied = np.diff(edges), kept > 0
-        filled = np.add.reduceat(occupied, edges[:-1], dtype=np.float64)
-        level = np.add.reduceat(kept, edges[:-1]) / np.maximum(filled, 1)
-        quantised = np.repeat(level, widths) * occupied
-        if quantised.sum() == 0:
-            continue
-        p, q = reference / reference.sum(), quantised / quantised.sum()
-        mask = p > 0
-        divergence = float((p[mask] * np.log(p[mask] / np.maximum(q[mask], 1e-12))).sum())
-        if divergence < best_divergence:
-            best, best_divergence = min(stop * histogram.limit / BINS, histogram.peak), divergence
-    return float(best)
-
-
-CALIBRATORS: Mapping[str, Callable[[MagnitudeHistogram], float]] = {
-    "minmax": minmax,
-    "percentile": percentile,
-    "mse": mse,
-    "entropy": entropy,
-}

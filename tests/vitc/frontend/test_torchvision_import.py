@@ -7,14 +7,14 @@ import sys
 
 import pytest
 
-from vitc import torchvision_import
+from vitc.frontend import torchvision_import
 
 pytest.importorskip("torchvision")
 
 
 def test_a_fresh_process_imports_torchvision_and_timm() -> None:
     code = (
-        "from vitc.torchvision_import import ensure_torchvision_imports as ensure\n"
+        "from vitc.frontend.torchvision_import import ensure_torchvision_imports as ensure\n"
         "ensure(); ensure()\nimport torchvision, timm; print(hasattr(torchvision, 'ops'))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)

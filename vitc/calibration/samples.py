@@ -10,7 +10,7 @@ import torch
 from torch.fx import GraphModule, Interpreter
 from torch.utils._pytree import tree_leaves
 
-from vitc.calibration import CalibrationStream
+from vitc.calibration.stream import CalibrationStream
 from vitc.errors import InputError
 
 #: (what the model returns, labels) → a scalar.

@@ -11,9 +11,8 @@ import torch
 from torch.export import Dim, ExportedProgram
 
 from vitc.errors import CaptureError, InputError
-from vitc.example_inputs import infer_example_inputs
+from vitc.frontend.model_config import infer_example_inputs, infer_preprocessing
 from vitc.graph.program import BatchRange, Program
-from vitc.preprocessing import infer_preprocessing
 
 if TYPE_CHECKING:
     from vitc.targets import Target

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vitc.errors import InputError, missing, unknown
-from vitc.torchvision_import import ensure_torchvision_imports
+from vitc.frontend.torchvision_import import ensure_torchvision_imports
 
 
 def load_model(name: str, pretrained: bool = True) -> torch.nn.Module | torch.export.ExportedProgram:

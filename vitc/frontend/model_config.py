@@ -1,4 +1,4 @@
-"""Example inputs from a model's own config: timm, transformers and torchvision say what they take."""
+"""What a model's own config says: timm, transformers and torchvision tell the inputs and their preprocessing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from vitc.calibration.preprocessing import FILTERS, Preprocessing
 from vitc.errors import InputError
 
 
@@ -61,3 +62,19 @@ def _transformers(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor
     shape = (getattr(vision, "num_channels", 3), height, width)
     frames = getattr(vision, "num_frames", None)
     return {name: _noise((frames, *shape) if frames else shape)}
+
+
+def infer_preprocessing(model: torch.nn.Module) -> Preprocessing | None:
+    """What a timm model's own config says; None for a model without one."""
+    config = getattr(model, "pretrained_cfg", None)
+    if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} <= set(config):
+        return None
+    size = getattr(getattr(model, "patch_embed", None), "img_size", None) or config["input_size"][1:]
+    interpolation = config.get("interpolation", "bicubic")
+    return Preprocessing(
+        size=(int(size[0]), int(size[1])),
+        mean=tuple(config["mean"]),
+        std=tuple(config["std"]),
+        crop=float(config.get("crop_pct") or 1.0),
+        interpolation=interpolation if interpolation in FILTERS else "bicubic",
+    )

@@ -1,0 +1,41 @@
+"""From what a user gives as calibration data to a stream."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vitc.calibration.stream import CalibrationStream
+from vitc.calibration_journal import CalibrationJournal
+from vitc.errors import CalibrationError
+from vitc.graph.program import Program
+from vitc.preprocessing import ImageFolder
+
+
+def calibration_stream(data: Any, program: Program, resume: str | Path | None = None) -> CalibrationStream:
+    """What the user gave as calibration data, as a stream for the program's inputs. `resume`: a folder for its journal.
+
+    A path is a folder of images, preprocessed as the model's config says, or an .npy file of preprocessed inputs.
+    Raises CalibrationError for a path that is neither, and for images without a known preprocessing.
+    """
+    shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
+    fixed = None if program.batch is not None else program.example_inputs[0].shape[0]
+    journal = None if resume is None else CalibrationJournal(resume)
+    if not isinstance(data, (str, Path)):
+        return CalibrationStream(data, shapes, fixed=fixed, journal=journal)
+    path = Path(data)
+    if path.suffix == ".npy" and path.is_file():
+        try:
+            return CalibrationStream(np.load(path, allow_pickle=False), shapes, fixed=fixed, journal=journal)
+        except (ValueError, EOFError) as error:
+            raise CalibrationError(f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)") from error
+    if not path.is_dir():
+        raise CalibrationError(f"there is no folder of images and no .npy file {str(path)!r}; save one with numpy.save(path, images)")
+    if program.preprocessing is None:
+        raise CalibrationError(
+            f"the model's config does not say how the images in {str(path)!r} are to be preprocessed; pass "
+            "calibration=vitc.ImageFolder(folder, vitc.Preprocessing(size, mean, std)), or preprocessed arrays"
+        )
+    return CalibrationStream(ImageFolder(path, program.preprocessing), shapes, fixed=fixed, journal=journal)

@@ -1,0 +1,7 @@
+"""From the user's model to a captured Program.
+
+models              a model by name: timm:, hf:, torchvision:, file.py:factory, file.pt2
+torchvision_import  makes torchvision importable beside a CPU build of torch
+model_config        what a model's own config says: example inputs, preprocessing
+capture             torch.export into a Program
+"""

@@ -42,7 +42,7 @@ def prepare(folder: Path, names: tuple[str, ...]) -> None:
     import torch
 
     import vitc
-    from vitc.analysis import op_costs
+    from vitc.cost.count import op_costs
 
     folder.mkdir(parents=True, exist_ok=True)
     wanted = [(name, "fp32") for name in names] + [(name, "int8") for name in names if name in INT8_MODELS]
@@ -63,8 +63,8 @@ def prepare(folder: Path, names: tuple[str, ...]) -> None:
 def run(folder: Path) -> None:
     from vitc import targets
     from vitc.cost import OpCost, predict
-    from vitc.cost.machine import THREADS, measured_here, shortest
     from vitc.lowering.cpu import open_engine
+    from vitc.lowering.cpu.rates import THREADS, measured_here, shortest
 
     target = measured_here(targets.load("cpu"))
     files = sorted(folder.glob("*.json"))

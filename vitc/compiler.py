@@ -12,11 +12,11 @@ import torch
 
 from vitc.calibration.stream import replayable
 from vitc.compiled import CompiledModel
-from vitc.cost.machine import measured_here
 from vitc.errors import InputError
 from vitc.frontend.capture import capture
 from vitc.graph.program import BatchRange, Program
 from vitc.graph.structure import tensors_of
+from vitc.lowering.cpu.rates import measured_here
 from vitc.pipeline.base import Pass
 from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.instruments import Dump, Instrument, Progress

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vitc.analysis import flops, op_costs
 from vitc.attention_choice import attention_choices
 from vitc.calibration.samples import Samples
 from vitc.calibration.source import calibration_stream
 from vitc.cost import predict
-from vitc.cost.machine import measured_here
+from vitc.cost.count import flops, op_costs
 from vitc.errors import CalibrationError, InputError
 from vitc.graph.program import BatchRange, Program
 from vitc.lowering.cpu import native_refusal
+from vitc.lowering.cpu.rates import measured_here
 from vitc.lowering.lint import LintReport, lint
 from vitc.lowering.onnx.model import OnnxModel, lower
 from vitc.lowering.substitution import Match, match

@@ -11,10 +11,10 @@ import torch
 
 from vitc.calibration.samples import Loss, Samples
 from vitc.calibration.source import calibration_stream
-from vitc.cost.machine import measured_here
 from vitc.errors import InputError, unknown
 from vitc.frontend.capture import capture
 from vitc.graph.program import BatchRange, Program
+from vitc.lowering.cpu.rates import measured_here
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.find.groups import Groups
 from vitc.passes.pruning.plan import PrunePlan

@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vitc
-from vitc.cost.machine import measured_here
 from vitc.demo.digits import DigitsViT
 from vitc.errors import InputError, PassError
+from vitc.lowering.cpu.rates import measured_here
 from vitc.pruning import replay_pruning
 from vitc.targets import load
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from vitc.analysis import op_costs
 from vitc.cost import block_of, predict
-from vitc.cost.machine import measured_here
+from vitc.cost.count import op_costs
 from vitc.errors import CalibrationError, MissingDependencyError, PipelineError, TargetError
 from vitc.graph import module_path
 from vitc.graph.program import Program
+from vitc.lowering.cpu.rates import measured_here
 from vitc.mixed.prefix import Prefixes
 from vitc.mixed.records import SensitivityRow
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8

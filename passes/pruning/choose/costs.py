@@ -12,8 +12,8 @@ from dataclasses import replace
 import torch
 from torch.fx import Node
 
-from vitc.analysis import costed_nodes
 from vitc.cost import OpCost, block_of, predict
+from vitc.cost.count import costed_nodes
 from vitc.errors import TargetError
 from vitc.graph.nodes import is_constant, module_path
 from vitc.graph.program import Program

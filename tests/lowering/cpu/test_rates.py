@@ -7,9 +7,9 @@ import pytest
 
 from vitc import targets
 from vitc.cost import OpCost, predict
-from vitc.cost.machine import _product, _rates, measured_here
 from vitc.errors import TargetError
 from vitc.lowering.cpu import open_engine
+from vitc.lowering.cpu.rates import _product, _rates, measured_here
 
 GEMM = OpCost("fc1", "blocks.0", "gemm", "fp32", flops=1e9, bytes_read=1e6, bytes_written=1e6, weight_bytes=1e6)
 

@@ -39,7 +39,7 @@ def measured_here(target: Target) -> Target:
     rates: dict[str, Any] = {"fp32_tflops": fp32, "fp16_tflops": fp32, "int8_tops": int8, "memory_gbs": memory}
     return target.with_measured(
         **{name: rates[name] for name in lacks},
-        source="measured on this machine, by this process: one product, and a copy (vitc/cost/machine.py)",
+        source="measured on this machine, by this process: one product, and a copy (lowering/cpu/rates.py)",
     )
 
 

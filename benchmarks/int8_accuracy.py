@@ -31,7 +31,7 @@ from machine import stamp
 from torch import Tensor, nn
 
 import vitc
-from vitc.compiler import CANONICAL
+from vitc.pipeline.default import CANONICAL
 
 Predict = Callable[[Tensor], Tensor]
 Quantise = Callable[[nn.Module, Tensor], Predict]

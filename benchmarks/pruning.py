@@ -36,7 +36,7 @@ from machine import stamp
 import vitc
 from vitc.frontend.capture import capture
 from vitc.passes.pruning.find.grouping import find_groups
-from vitc.pruning import canonical
+from vitc.pipeline.default import canonical
 from vitc.targets import load as load_target
 
 CRITERIA = ("l1", "variance", "obs", "taylor", "hessian", "grad-variance")

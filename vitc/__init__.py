@@ -16,7 +16,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "BatchRange": "vitc.graph.program",
-    "CompiledModel": "vitc.compiled",
+    "CompiledModel": "vitc.compiler.compiled",
     "DistillConfig": "vitc.distillation",
     "DistillResult": "vitc.distillation",
     "Dump": "vitc.pipeline.instruments",
@@ -27,7 +27,7 @@ _HOMES = {
     "Layer": "vitc.passes.pruning.score.facts",
     "Logits": "vitc.distillation",
     "Pass": "vitc.pipeline.base",
-    "Plan": "vitc.planning",
+    "Plan": "vitc.compiler.planning",
     "Preprocessing": "vitc.calibration.preprocessing",
     "Program": "vitc.graph.program",
     "Rewriter": "vitc.graph.rewriter",
@@ -37,14 +37,14 @@ _HOMES = {
     "Pruned": "vitc.pruning",
     "VitcError": "vitc.errors",
     "available_targets": "vitc.targets:available",
-    "compile": "vitc.compiler",
+    "compile": "vitc.compiler.api",
     "distill": "vitc.distillation",
     "known_criteria": "vitc.passes.pruning.score.criteria",
     "known_passes": "vitc.pipeline.registry",
     "lint": "vitc.lowering.lint",
     "load": "vitc.runtime",
     "load_target": "vitc.targets:load",
-    "plan": "vitc.compiler",
+    "plan": "vitc.compiler.api",
     "prunable_groups": "vitc.pruning",
     "prune": "vitc.pruning",
     "register_criterion": "vitc.passes.pruning.score.criteria",
@@ -55,8 +55,9 @@ _HOMES = {
 
 if TYPE_CHECKING:
     from vitc.calibration.preprocessing import ImageFolder, Preprocessing
-    from vitc.compiled import CompiledModel
-    from vitc.compiler import compile, plan
+    from vitc.compiler.api import compile, plan
+    from vitc.compiler.compiled import CompiledModel
+    from vitc.compiler.planning import Plan
     from vitc.distillation import DistillConfig, DistillResult, Features, Logits, distill
     from vitc.errors import InternalError, VitcError
     from vitc.graph.program import BatchRange, Program
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from vitc.pipeline.base import Pass
     from vitc.pipeline.instruments import Dump, Instrument
     from vitc.pipeline.registry import known_passes, register_pass
-    from vitc.planning import Plan
     from vitc.pruning import Pruned, prunable_groups, prune, replay_pruning
     from vitc.runtime import load
     from vitc.targets import Target

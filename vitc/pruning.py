@@ -20,9 +20,8 @@ from vitc.passes.pruning.find.groups import Groups
 from vitc.passes.pruning.plan import PrunePlan
 from vitc.passes.pruning.prune import Prune
 from vitc.passes.pruning.replay import replay
-from vitc.pipeline.default import CANONICAL
+from vitc.pipeline.default import canonical
 from vitc.pipeline.manager import run_pipeline
-from vitc.pipeline.text import parse_pipeline
 from vitc.targets import Target
 from vitc.targets import load as load_target
 
@@ -145,11 +144,6 @@ def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
     if isinstance(ratio, bool) or not isinstance(ratio, (int, float)):
         raise InputError(f"the {measures[0]} of a pruning budget is the share to take away, as 0.35; got {ratio!r}")
     return Prune(ratio=float(ratio), of=measures[0], **chosen), given  # type: ignore[arg-type]
-
-
-def canonical(program: Program) -> Program:
-    """A captured program at stage 'canonical'."""
-    return run_pipeline(program, parse_pipeline(",".join(CANONICAL)))
 
 
 def with_samples(program: Program, data: Any, loss: Loss | None) -> Program:

@@ -9,7 +9,7 @@ from torch import nn
 
 from vitc.frontend.capture import capture
 from vitc.graph.program import Program
-from vitc.pruning import canonical
+from vitc.pipeline.default import canonical
 from vitc.targets import Target, load
 
 #: A CPU of fixed rates, not this machine's measured ones, so that tests prune alike everywhere.

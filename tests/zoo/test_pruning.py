@@ -15,7 +15,7 @@ from vitc.passes.pruning.cut.apply import prepare
 from vitc.passes.pruning.cut.shrink import shrink
 from vitc.passes.pruning.find.grouping import find_groups
 from vitc.passes.pruning.find.groups import Groups
-from vitc.pruning import canonical
+from vitc.pipeline.default import canonical
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 import vitc
-from vitc.compiled import CompiledModel
+from vitc.compiler.compiled import CompiledModel
 from vitc.demo.digits import load_digits, train
 from vitc.frontend.torchvision_import import ensure_torchvision_imports
 

@@ -11,9 +11,9 @@ import torch
 from vitc.calibration.source import calibration_stream
 from vitc.errors import InputError
 from vitc.frontend.capture import capture
-from vitc.mixed.choose import score_of
 from vitc.mixed.measure import Measure, Split, by_block, by_layer, groups, with_extras
 from vitc.mixed.records import Sensitivity
+from vitc.mixed.score import score_of
 from vitc.pipeline.base import Pass
 from vitc.pipeline.default import default_pipeline
 from vitc.pipeline.text import parse_pipeline

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from vitc.graph.program import Program
 from vitc.pipeline.base import Pass
+from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ CANONICAL = (
     "order-qkv",  # one linear, sorted q, k, v
     "canonical",
 )
+
+
+def canonical(program: Program) -> Program:
+    """A captured program at stage 'canonical'."""
+    return run_pipeline(program, parse_pipeline(",".join(CANONICAL)))
 
 
 def structure_passes(prune: Pass | None = None, attention: Pass | None = None) -> tuple[Pass, ...]:

@@ -12,10 +12,10 @@ import torch
 
 import vitc
 from vitc.calibration import journal
+from vitc.compiler.planning import Plan
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, InputError
 from vitc.passes.quantization.rounding import blockwise, layerwise
-from vitc.planning import Plan
 
 BATCHES = [torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(i)) for i in range(6)]
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import vitc
-from vitc.compiled import CompiledModel
+from vitc.compiler.compiled import CompiledModel
 from vitc.demo.digits import DigitsViT
 from vitc.errors import InputError
 from vitc.mixed.budget import search

@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from vitc import targets
-from vitc.attention_choice import attention_choices, lines
+from vitc.compiler.attention_choice import attention_choices, lines
 from vitc.cost import OpCost
 from vitc.errors import InternalError
 from vitc.kernels.fields import AttentionFields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from vitc.compiled import CompiledModel
-from vitc.errors import InputError, InternalError
+from vitc.compiler.compiled import CompiledModel
+from vitc.errors import InternalError
 from vitc.graph.fingerprint import model_fingerprint
 from vitc.graph.program import Program
 from vitc.graph.structure import tensors_of
@@ -19,14 +18,14 @@ from vitc.mixed.budget import search
 from vitc.mixed.journal import SearchJournal, ranges_fingerprint
 from vitc.mixed.measure import Measure, Split, agreement, by_block, groups
 from vitc.mixed.records import Ledger
+from vitc.mixed.score import Evaluate, score_of
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.pipeline.base import Pass
 from vitc.pipeline.text import parse_pipeline
 
 if TYPE_CHECKING:
-    from vitc.planning import Plan
+    from vitc.compiler.planning import Plan
 
-Evaluate = Callable[[Callable[..., Any]], float]
 #: Calibration images that the noise of each block is measured on: it only orders the blocks, the score is of all images.
 _IMAGES = 16
 
@@ -96,14 +95,6 @@ class Mixes:
         if self._ledger is None:
             return model
         return model.with_report(replace(model.report(), ledger=self._ledger)).decided(self._ledger.verdict)
-
-
-def score_of(evaluate: Evaluate, model: Callable[..., Any]) -> float:
-    """What the user's function says of a model. Raises InputError if that is no finite number."""
-    score = float(evaluate(model))
-    if not math.isfinite(score):
-        raise InputError(f"evaluate returned {score}; it must return a finite number, higher is better")
-    return score
 
 
 def _same_answers(program: Program, model: Callable[..., Any], stream: Any) -> float:

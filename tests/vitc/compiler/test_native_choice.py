@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import vitc
-from vitc import planning
+from vitc.compiler import planning
 from vitc.demo.digits import DigitsViT
 from vitc.lowering.cpu import native_refusal
 from vitc.lowering.cpu.native.library import unavailable

@@ -13,18 +13,18 @@ import torch
 
 from vitc.bundle import BundleContents, Dim, Golden, TensorInfo, Tolerance, VersionRange, write_bundle
 from vitc.calibration.preprocessing import Preprocessing
+from vitc.compiler.report import Report
+from vitc.compiler.structure import bind, json_tree, rebuild
 from vitc.errors import InputError
 from vitc.graph.program import BatchRange, Program
 from vitc.kernels.travel import plugin_files
 from vitc.lowering.cpu import Engine, open_engine
 from vitc.lowering.onnx.model import OnnxModel, TensorSpec, weight_bytes
 from vitc.lowering.substitution import plugin_nodes
-from vitc.report import Report
-from vitc.structure import bind, json_tree, rebuild
 
 if TYPE_CHECKING:
     from vitc.bundle import Bundle
-    from vitc.planning import Plan
+    from vitc.compiler.planning import Plan
 
 #: How near the device's FP16/INT8 outputs must come to the golden ones.
 _TOLERANCE = {"fp32": Tolerance(0.9999, 0.01), "fp16": Tolerance(0.999, 0.05), "int8": Tolerance(0.99, 0.15)}

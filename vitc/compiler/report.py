@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vitc.attention_choice import AttentionChoice
-from vitc.attention_choice import lines as attention_lines
+from vitc.compiler.attention_choice import AttentionChoice
+from vitc.compiler.attention_choice import lines as attention_lines
 from vitc.cost.prediction import BlockPrediction, block_lines
 from vitc.graph.program import JournalEntry
 from vitc.mixed.records import Ledger

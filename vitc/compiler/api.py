@@ -11,7 +11,9 @@ from typing import Any
 import torch
 
 from vitc.calibration.stream import replayable
-from vitc.compiled import CompiledModel
+from vitc.compiler.choices import INT8_EVERYWHERE, Choices, Quantize
+from vitc.compiler.compiled import CompiledModel
+from vitc.compiler.planning import Plan, make_plan
 from vitc.errors import InputError
 from vitc.frontend.capture import capture
 from vitc.graph.program import BatchRange, Program
@@ -22,7 +24,6 @@ from vitc.pipeline.default import CANONICAL
 from vitc.pipeline.instruments import Dump, Instrument, Progress
 from vitc.pipeline.manager import run_pipeline
 from vitc.pipeline.text import parse_pipeline
-from vitc.planning import INT8_EVERYWHERE, Choices, Plan, Quantize, make_plan
 from vitc.pruning import Budget, prune_pass, with_samples
 from vitc.targets import Target
 from vitc.targets import load as load_target
@@ -119,7 +120,7 @@ def compile(
         return _finished(CompiledModel.from_plan(made), made)
     measures = program.target.kind == "cpu" and quantize == "auto"
     if max_drop is not None:
-        from vitc.mixed.choose import Mixes
+        from vitc.compiler.mixes import Mixes
 
         mixes = Mixes(
             made, start, lambda begun, passes: make_plan(program, begun, None, replace(choices, quantize=None, pipeline=passes))

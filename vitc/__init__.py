@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from vitc.version import __version__
 
 _HOMES = {
     "BatchRange": "vitc.graph.program",
@@ -77,11 +77,43 @@ if TYPE_CHECKING:
     from vitc.targets import load as load_target
 
 __all__ = [
-    "BatchRange", "CompiledModel", "Criterion", "DistillConfig", "DistillResult", "Dump", "Features", "ImageFolder", "Instrument",
-    "InternalError", "Layer", "Logits", "Pass", "Plan", "Preprocessing", "Program", "PrunePlan", "Pruned", "Rewriter", "Target",
-    "VitcError", "available_targets", "compile", "distill", "known_criteria", "known_passes", "lint", "load", "load_target", "plan",
-    "prunable_groups", "prune",
-    "register_criterion", "register_pass", "replay_pruning", "sensitivity",
+    "BatchRange",
+    "CompiledModel",
+    "Criterion",
+    "DistillConfig",
+    "DistillResult",
+    "Dump",
+    "Features",
+    "ImageFolder",
+    "Instrument",
+    "InternalError",
+    "Layer",
+    "Logits",
+    "Pass",
+    "Plan",
+    "Preprocessing",
+    "Program",
+    "PrunePlan",
+    "Pruned",
+    "Rewriter",
+    "Target",
+    "VitcError",
+    "__version__",
+    "available_targets",
+    "compile",
+    "distill",
+    "known_criteria",
+    "known_passes",
+    "lint",
+    "load",
+    "load_target",
+    "plan",
+    "prunable_groups",
+    "prune",
+    "register_criterion",
+    "register_pass",
+    "replay_pruning",
+    "sensitivity",
 ]  # fmt: skip
 
 

@@ -16,7 +16,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-import vitc
 from vitc.bundle import manifest as manifest_file
 from vitc.bundle.contents import BundleContents, Golden
 from vitc.bundle.files import copy_hashed
@@ -26,6 +25,7 @@ from vitc.bundle.paths import under
 from vitc.bundle.read import Bundle, read_bundle
 from vitc.bundle.records import FileRecord, GoldenFiles, Manifest
 from vitc.errors import BundleError
+from vitc.version import __version__
 
 _SCRIPT = "build.sh"
 
@@ -107,7 +107,7 @@ def _move(made: Path, path: Path, work: Path) -> None:
 def _fill(folder: Path, contents: BundleContents) -> None:
     writer = _Writer(folder)
     manifest = Manifest(
-        vitc=vitc.__version__,
+        vitc=__version__,
         pipeline=contents.pipeline,
         target=contents.target,
         inputs=contents.inputs,

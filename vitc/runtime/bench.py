@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import vitc
 from vitc.bundle import Bundle, TensorInfo
 from vitc.errors import InputError
 from vitc.lowering.cpu.engine import Array, Engine
 from vitc.runtime.feeds import bind
 from vitc.runtime.power import Power, PowerSampler
+from vitc.version import __version__
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def time_engine(bundle: Bundle, engine: Engine, batch: int | None, rounds: int, 
         images_per_s=size * rounds / sum(seconds),
         power=sampler.mean(),
         versions={
-            "vitc": vitc.__version__,
+            "vitc": __version__,
             engine.name: engine.version,
             "numpy": np.__version__,
             "python": platform.python_version(),

@@ -2,11 +2,12 @@
 
     python benchmarks/attention_accuracy.py
 
-1. How P should be rounded: the relative L1 error when only P is rounded, against FP64. `sharp` multiplies q, so that the
-   softmax is peaked; `mean` shifts V by a vector of that size, as trained networks' values are.
+1. How P should be rounded: the relative L1 error when only P is rounded, against FP64. `sharp` multiplies q, so that
+   the softmax is peaked; `mean` shifts V by a vector of that size, as trained networks' values are.
 2. The kernel's variants (its NumPy reference) on Gaussian data and on the activations of a ViT that is trained here, in
-   about a minute, on scikit-learn's digits; scales by tensor and by head. Cosine, relative L1 and the worst head's against
-   FP64 on the data before quantisation, and relative L1 against exact attention on the same integers: the kernel's share.
+   about a minute, on scikit-learn's digits; scales by tensor and by head. Cosine, relative L1 and the worst head's
+   against FP64 on the data before quantisation, and relative L1 against exact attention on the same integers: the
+   kernel's share.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Compile time and memory of ViT-B/16 for orin, without calibration, at 12, 24 and 48 blocks; each in its own process.
 
-    python benchmarks/compile_time.py > benchmarks/results/compile_time.md
+python benchmarks/compile_time.py > benchmarks/results/compile_time.md
 """
 
 from __future__ import annotations

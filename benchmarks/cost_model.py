@@ -62,9 +62,7 @@ def analytic_vit(
     GELU are kernels of their own, as around a library's GEMM. Attention is one kernel up to `fused_tokens`
     tokens (None: at any length), three above.
     """
-    plan = _Plan(
-        vit, batch, dtype, attention or dtype, epilogues, fused_tokens is None or vit.tokens <= fused_tokens
-    )
+    plan = _Plan(vit, batch, dtype, attention or dtype, epilogues, fused_tokens is None or vit.tokens <= fused_tokens)
     return list(plan.records())
 
 
@@ -155,9 +153,7 @@ class _Plan:
         scores = maps * tokens * tokens * self.stream
         if self.fused_attention:
             shape = (maps, tokens, tokens, head_dim)
-            yield OpCost(
-                "attention", module, "attention", self.attention, 2 * half, 3 * qkv, out, shape=shape
-            )
+            yield OpCost("attention", module, "attention", self.attention, 2 * half, 3 * qkv, out, shape=shape)
             return
         wide, tall = (maps, tokens, tokens, head_dim), (maps, tokens, head_dim, tokens)
         yield OpCost("qk", module, "gemm", self.attention, half, 2 * qkv, scores, shape=wide)
@@ -189,9 +185,7 @@ _NANO = "onnxsim scripts/nvidia, TensorRT 10.3, trtexec --noDataTransfers, MAXN_
 def _published() -> Iterator[Published]:
     yield Published("orin-nano", "vit_b", 1, "fp32", 13.65, _NANO)
     yield Published("orin-nano", "vit_b", 1, "fp16", 5.68, _NANO)
-    yield Published(
-        "orin-nano", "vit_b", 1, "int8", 4.92, _NANO + "; INT8 in the linears only", attention="fp16"
-    )
+    yield Published("orin-nano", "vit_b", 1, "int8", 4.92, _NANO + "; INT8 in the linears only", attention="fp16")
     ait = {1: 1.02, 2: 1.15, 4: 1.57, 8: 2.20, 16: 3.64, 32: 6.51, 64: 12.67, 128: 25.10, 256: 48.55}
     for batch, ms in ait.items():
         yield Published("a100", "vit_b", batch, "fp16", ms, _AIT, fitted=True)

@@ -1,10 +1,11 @@
 """Predicted against measured latency of timm models on this machine's CPU.
 
-    python benchmarks/cost_model_cpu.py prepare FOLDER [MODEL …]   # compile: the ONNX files and what their operations cost
-    python benchmarks/cost_model_cpu.py time FOLDER                # measure the machine, then each model; print the table
+    python benchmarks/cost_model_cpu.py prepare FOLDER [MODEL …]   # compile: the ONNX files and what their operations
+    cost python benchmarks/cost_model_cpu.py time FOLDER                # measure the machine, then each model; print
+    the table
 
-Random weights, batch 1, all cores. Timed by CPU time over threads, so that other processes on the machine do not count; the
-shortest of the runs.
+Random weights, batch 1, all cores. Timed by CPU time over threads, so that other processes on the machine do not count;
+the shortest of the runs.
 """
 
 from __future__ import annotations
@@ -84,7 +85,9 @@ def run(folder: Path) -> None:
 
 
 def table(best: dict[str, float], predicted: dict[str, float], fp32: float, int8: float, memory: float) -> str:
-    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("openvino", "onnxruntime", "timm", "vitc"))
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}" for name in ("openvino", "onnxruntime", "timm", "vitc")
+    )
     lines = [
         f"`python benchmarks/cost_model_cpu.py`, {datetime.date.today()}; {processor()}; {versions}; Python "
         f"{platform.python_version()}.",

@@ -108,7 +108,9 @@ def ort_dynamic(name: str, images: Array, threads: int, folder: str) -> Run:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     quant_pre_process(_onnx(name, folder, images.shape[-1]), f"{folder}/ready.onnx", skip_symbolic_shape=True)
-    quantize_dynamic(f"{folder}/ready.onnx", f"{folder}/int8.onnx", op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+    quantize_dynamic(
+        f"{folder}/ready.onnx", f"{folder}/int8.onnx", op_types_to_quantize=["MatMul", "Gemm"], per_channel=True
+    )
     return _ort(f"{folder}/int8.onnx", threads)
 
 
@@ -159,7 +161,9 @@ def _nncf(name: str, images: Array) -> Any:
     import nncf
 
     data = nncf.Dataset([image[None] for image in images])
-    return nncf.quantize(_converted(name, images.shape[-1]), data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images))
+    return nncf.quantize(
+        _converted(name, images.shape[-1]), data, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images)
+    )
 
 
 def openvino_fp32(name: str, images: Array, threads: int, folder: str) -> Run:
@@ -189,7 +193,9 @@ def _vitc(name: str, images: Array, int8: bool) -> Run:
 
     import vitc
 
-    compiled = vitc.compile(_model(name), "cpu", calibration=torch.from_numpy(images) if int8 else None, quantize="int8" if int8 else None)
+    compiled = vitc.compile(
+        _model(name), "cpu", calibration=torch.from_numpy(images) if int8 else None, quantize="int8" if int8 else None
+    )
     return lambda x: compiled(torch.from_numpy(x)).numpy()  # type: ignore[no-any-return]
 
 
@@ -259,7 +265,9 @@ class Worker:
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive"}
         command = [sys.executable, __file__, "--model", model, "--threads", str(threads), "--images", str(images)]
         command += ["--work", label]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True)
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, text=True
+        )
         ready = self._read()
         self.seconds: float = ready["seconds"]
         self.logits = np.array(ready["logits"])
@@ -268,7 +276,9 @@ class Worker:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.label}: the process ended with code {self.process.wait()}; its own message stands above")
+            raise RuntimeError(
+                f"{self.label}: the process ended with code {self.process.wait()}; its own message stands above"
+            )
         return json.loads(line)  # type: ignore[no-any-return]
 
     def once(self, batch: int) -> dict[str, float]:
@@ -288,7 +298,9 @@ def header(title: str, script: str, threads: int, rounds: int, images: int) -> s
     )
 
 
-def table(workers: list[Worker], times: dict[tuple[str, int], list[dict[str, float]]], batches: list[int], threads: int) -> str:
+def table(
+    workers: list[Worker], times: dict[tuple[str, int], list[dict[str, float]]], batches: list[int], threads: int
+) -> str:
     first = workers[0]
     titles = [f"b{b}: {what}" for b in batches for what in ("CPU", "wall", "ratio")]
     lines = ["| contender | " + " | ".join(titles) + " | cos | rel | top-1 | peak MB | ready s |"]

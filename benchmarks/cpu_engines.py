@@ -193,9 +193,7 @@ def vit_contenders(threads: int) -> dict[str, Run]:
         "ort int8, s8 activations, exact": on_ort(int8(), threads, exact=True),
         f"ort int8, u8 activations, exact{mark[plain]}": on_ort(int8(shift_to_unsigned), threads, exact=True),
         "openvino int8, s8 activations": on_openvino(int8(fused=False), threads),
-        f"openvino int8, u8 activations{mark[not plain]}": on_openvino(
-            int8(shift_to_unsigned, fused=False), threads
-        ),
+        f"openvino int8, u8 activations{mark[not plain]}": on_openvino(int8(shift_to_unsigned, fused=False), threads),
         f"openvino int8 numbers, fp32 weights{mark[plain]}": on_openvino(
             int8(fold_weights, shift_to_unsigned, fused=False), threads
         ),
@@ -263,15 +261,11 @@ def take_turns(contenders: dict[str, Run], x: npt.NDArray[np.float32], rounds: i
     return times
 
 
-def print_table(
-    times: dict[str, Times], agreement: dict[str, tuple[float, float]], images: int, threads: int
-) -> None:
+def print_table(times: dict[str, Times], agreement: dict[str, tuple[float, float]], images: int, threads: int) -> None:
     print(f"| contender | wall min | wall median | CPU / {threads} median | cos | rel |")
     print("|---|---|---|---|---|---|")
     for name, t in times.items():
-        wall, median, cpu = (
-            1e3 * value / images for value in (min(t.wall), np.median(t.wall), np.median(t.cpu))
-        )
+        wall, median, cpu = (1e3 * value / images for value in (min(t.wall), np.median(t.wall), np.median(t.cpu)))
         cos, rel = agreement[name]
         print(f"| {name} | {wall:.2f} | {median:.2f} | {cpu / threads:.2f} | {cos:.5f} | {rel:.4f} |")
     print(flush=True)
@@ -283,8 +277,7 @@ def agreements(contenders: dict[str, Run], x: npt.NDArray[np.float32]) -> dict[s
     ref = next(iter(outputs.values()))
     norm = np.linalg.norm
     return {
-        name: (float(y @ ref / norm(y) / norm(ref)), float(norm(y - ref) / norm(ref)))
-        for name, y in outputs.items()
+        name: (float(y @ ref / norm(y) / norm(ref)), float(norm(y - ref) / norm(ref))) for name, y in outputs.items()
     }
 
 

@@ -1,13 +1,15 @@
-"""Distillation on the figures task: a small ViT taught by a large one, against the same ViT trained alone, on three seeds, and
-how much faster it is, measured on the CPU engine side by side. And a pruned digits ViT recovered with and without its teacher.
+"""Distillation on the figures task: a small ViT taught by a large one, against the same ViT trained alone, on three
+seeds, and how much faster it is, measured on the CPU engine side by side. And a pruned digits ViT recovered with and
+without its teacher.
 
     pip install -e '.[demo]'
     python benchmarks/distillation.py --output benchmarks/results/distillation.md
 
-Both small ViTs see the same images for the same number of steps, with the same optimizers, in bf16; alone the student is also trained
-twice as long, which takes about the time that the teacher's answers cost. The teacher has seen three times as many drawings, as in
-life: on the students' 8000 alone, a large ViT is no better than a small one. What was trained stays in .cache/, and a run that was
-killed goes on where it was.
+Both small ViTs see the same images for the same number of steps, with the same optimizers, in bf16; alone the student
+is also trained twice as long, which takes about the time that the teacher's answers cost. The teacher has seen three
+times as many drawings, as in
+life: on the students' 8000 alone, a large ViT is no better than a small one. What was trained stays in .cache/, and a
+run that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -35,8 +37,9 @@ EPOCHS = 16
 DRAWINGS, DRAWN_BY = 24000, 3
 TEACHER_EPOCHS = 16 / 3
 SEEDS = (0, 1, 2)
-#: The taught student learns outputs only: a stage on features spends passes that leave the head untrained. Labels count as much as the
-#: teacher, which is wrong on one image of fifty; of soft 0.9 and 0.5 the second was chosen by the test score of seed 1.
+#: The taught student learns outputs only: a stage on features spends passes that leave the head untrained. Labels count
+#: as much as the teacher, which is wrong on one image of fifty; of soft 0.9 and 0.5 the second was chosen by the test
+#: score of seed 1.
 STAGES = (vitc.Logits(epochs=EPOCHS, rate=2e-3, temperature=2.0, soft=0.5),)
 WITHOUT, LONGER, WITH = "student alone", "student alone, twice the passes", "student taught"
 #: How a pruned model is trained for 4·n passes.
@@ -57,7 +60,10 @@ def muon(named: list[tuple[str, torch.nn.Parameter]], rate: float) -> list[torch
     """tasks.fit's optimizers and rates."""
     inner = [p for name, p in named if p.ndim == 2 and "blocks" in name]
     outer = [p for name, p in named if not (p.ndim == 2 and "blocks" in name)]
-    return [torch.optim.Muon(inner, lr=10 * rate, weight_decay=0.05), torch.optim.AdamW(outer, lr=rate, weight_decay=0.05)]
+    return [
+        torch.optim.Muon(inner, lr=10 * rate, weight_decay=0.05),
+        torch.optim.AdamW(outer, lr=rate, weight_decay=0.05),
+    ]
 
 
 def teacher() -> torch.nn.Module:
@@ -126,7 +132,8 @@ def smaller(seeds: Sequence[int]) -> Iterator[str]:
     compiled_score = task.metric(compiled["student"])
     speed = {batch: times(compiled, task.test[0][:batch]) for batch in (1, 8, 32)}
     gains = {
-        name: ", ".join(f"{100 * (b - a):+.2f}" for a, b in zip(scores[name], scores[WITH], strict=True)) for name in (WITHOUT, LONGER)
+        name: ", ".join(f"{100 * (b - a):+.2f}" for a, b in zip(scores[name], scores[WITH], strict=True))
+        for name in (WITHOUT, LONGER)
     }
     yield from [
         "\n## A smaller model\n",
@@ -135,7 +142,9 @@ def smaller(seeds: Sequence[int]) -> Iterator[str]:
         f"{sum(p.numel() for p in task.model.parameters()) / 1e6:.2f} M parameters. Student: width {WIDTH}, depth {DEPTH}, "
         f"{sum(p.numel() for p in small.parameters()) / 1e6:.2f} M. Both students: {EPOCHS} passes over the data in batches of 32; "
         f"the teacher {TEACHER_EPOCHS:.1f} over its own.\n",
-        "| model | " + " | ".join(f"seed {s}" for s in seeds) + " | mean | spread (standard deviation) | below the teacher, points |",
+        "| model | "
+        + " | ".join(f"seed {s}" for s in seeds)
+        + " | mean | spread (standard deviation) | below the teacher, points |",
         "|---|" + "---|" * (len(seeds) + 3),
         f"| teacher | {best:.2%} |" + " |" * (len(seeds) - 1) + f" {best:.2%} | | |",
     ]
@@ -146,7 +155,10 @@ def smaller(seeds: Sequence[int]) -> Iterator[str]:
         f"\nTaught minus alone, by seed: {gains[WITHOUT]} points; minus alone with twice the passes: {gains[LONGER]}.\n",
         "On the CPU engine, FP32, in turn, shortest of 200 calls:\n",
         "| batch | teacher, ms | student, ms | faster |\n|---|---|---|---|",
-        *(f"| {b} | {t['teacher']:.2f} | {t['student']:.2f} | {t['teacher'] / t['student']:.1f}× |" for b, t in speed.items()),
+        *(
+            f"| {b} | {t['teacher']:.2f} | {t['student']:.2f} | {t['teacher'] / t['student']:.1f}× |"
+            for b, t in speed.items()
+        ),
         f"\nThe compiled student's accuracy (seed {seeds[-1]}, taught): {compiled_score:.2%}.",
     ]
 

@@ -1,4 +1,5 @@
-"""Seeded drawings: bright figures of twelve kinds on darker textured grounds, with distractors, noise, turn and stretch.
+"""Seeded drawings: bright figures of twelve kinds on darker textured grounds, with distractors, noise, turn and
+stretch.
 
 An outline is a closed curve around a centre, so one formula a kind draws a whole batch on the pixel grid.
 """
@@ -94,7 +95,9 @@ class Painter:
     def _uniform(self, low: float, high: float, *shape: int) -> Array:
         return self.random.uniform(low, high, (self.count, *(shape or (1, 1)))).astype(np.float32)
 
-    def _coordinates(self, scale: tuple[float, float], shift: float, turn: float, stretch: float) -> tuple[Array, Array]:
+    def _coordinates(
+        self, scale: tuple[float, float], shift: float, turn: float, stretch: float
+    ) -> tuple[Array, Array]:
         """The pixels' places in a figure's own frame."""
         size, ratio, angle = self._uniform(*scale), np.exp(self._uniform(-stretch, stretch)), self._uniform(-turn, turn)
         x = self.grid[None, None, :] - self._uniform(-shift, shift)
@@ -122,10 +125,15 @@ def classified(count: int, seed: int, size: int = 64, style: Style = STYLE) -> t
 
 
 def segmented(
-    count: int, seed: int, size: int = 64, kinds: tuple[int, ...] = (0, 1, 2, 5, 11), figures: int = 3, style: Style = STYLE
+    count: int,
+    seed: int,
+    size: int = 64,
+    kinds: tuple[int, ...] = (0, 1, 2, 5, 11),
+    figures: int = 3,
+    style: Style = STYLE,
 ) -> tuple[Array, npt.NDArray[np.int64]]:
-    """Several figures an image, later ones over earlier ones. Images [count, 3, size, size] and, a pixel, 0 for the ground
-    or 1 + the place in `kinds`: [count, size, size]."""
+    """Several figures an image, later ones over earlier ones. Images [count, 3, size, size] and, a pixel, 0 for the
+    ground or 1 + the place in `kinds`: [count, size, size]."""
     painter = Painter(count, size, seed, style)
     labels = np.zeros((count, size, size), dtype=np.int64)
     for _ in range(figures):

@@ -8,12 +8,12 @@
 Peers, in the same run and on the same data: torch's scaled_dot_product_attention with each of its backends in FP16 and
 BF16, and FlashAttention and SageAttention where they are installed. Each line gives the median time, the ratio to the
 fastest peer, TOPS, GB/s, the share of the measured roofline, and the error against FP64 attention (cosine, relative L1,
-the worst head's), on Gaussian data and on the activations of a ViT trained here on scikit-learn's digits. At the end the
-goals, met or missed, and an attempt at a whole ViT on TensorRT-RTX (rtx_vit.py).
+the worst head's), on Gaussian data and on the activations of a ViT trained here on scikit-learn's digits. At the end
+the goals, met or missed, and an attempt at a whole ViT on TensorRT-RTX (rtx_vit.py).
 
 `--activations`: instead of the digits ViT's, an .npz with arrays [B, N, 3*H*D] (fused QKV outputs of a trained ViT's
-layers) and an integer `num_heads`. Needs torch with CUDA, nvcc, and pip install 'vitc[cuda,demo,rtx]'. No result of this
-script is in the repository yet: no GPU was at hand, and the kernel has never been timed.
+layers) and an integer `num_heads`. Needs torch with CUDA, nvcc, and pip install 'vitc[cuda,demo,rtx]'. No result of
+this script is in the repository yet: no GPU was at hand, and the kernel has never been timed.
 """
 
 from __future__ import annotations
@@ -98,9 +98,7 @@ class Line:
     worst_head_l1: float = math.nan
 
 
-def shapes(
-    models: Sequence[str], resolutions: Sequence[int], batches: Sequence[int]
-) -> Iterator[AttentionShape]:
+def shapes(models: Sequence[str], resolutions: Sequence[int], batches: Sequence[int]) -> Iterator[AttentionShape]:
     for model in models:
         heads, dim = MODELS[model]
         for resolution in resolutions:
@@ -155,7 +153,9 @@ GOALS = (
         "x1.5 the fastest peer at N <= 577, batch >= 8",
         lambda line, lines, _: ratio(line, lines),
         1.5,
-        lambda x: x.contestant == "vitc int8" and x.shape.tokens <= 577 and x.shape.batch >= 8 and x.shape.resolution > 0,
+        lambda x: (
+            x.contestant == "vitc int8" and x.shape.tokens <= 577 and x.shape.batch >= 8 and x.shape.resolution > 0
+        ),
     ),
     Goal(
         "x1.0 the fastest peer at batch 1",
@@ -170,8 +170,12 @@ GOALS = (
         lambda x: x.contestant == "vitc int8" and x.shape.batch == 64 and x.shape.resolution > 0,
     ),
     Goal("cos >= 0.999 in INT8", lambda x, _, __: x.cosine, 0.999, lambda x: x.contestant == "vitc int8"),
-    Goal("relative L1 <= 0.064 in INT8", lambda x, _, __: -x.relative_l1, -0.064, lambda x: x.contestant == "vitc int8"),
-    Goal("cos >= 0.9999 with P in FP16", lambda x, _, __: x.cosine, 0.9999, lambda x: x.contestant == "vitc int8 half-pv"),
+    Goal(
+        "relative L1 <= 0.064 in INT8", lambda x, _, __: -x.relative_l1, -0.064, lambda x: x.contestant == "vitc int8"
+    ),
+    Goal(
+        "cos >= 0.9999 with P in FP16", lambda x, _, __: x.cosine, 0.9999, lambda x: x.contestant == "vitc int8 half-pv"
+    ),
 )
 """Issue 5's, for an H200. What was not measured (NaN) counts neither way."""
 
@@ -285,9 +289,7 @@ class Gpu:
             def launch(fields: AttentionFields = fields, tensor: Any = tensor, out: Any = out) -> Any:
                 dtypes = [str(x.dtype).removeprefix("torch.") for x in (tensor, out)]
                 stream = torch.cuda.current_stream().cuda_stream
-                self.launch(
-                    fields, [tuple(tensor.shape)], dtypes, [tensor.data_ptr()], [out.data_ptr()], stream
-                )
+                self.launch(fields, [tuple(tensor.shape)], dtypes, [tensor.data_ptr()], [out.data_ptr()], stream)
                 return out
 
             scale = fields.out_scale or 1.0
@@ -374,9 +376,7 @@ def find_gpu() -> Any | str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--resolution", nargs="+", type=int, default=RESOLUTIONS)
     parser.add_argument("--batch", nargs="+", type=int, default=BATCHES)
@@ -391,16 +391,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         gpu = Gpu(torch)
         roofline = gpu.roofline()
-        print(
-            f"{gpu.name}, {gpu.arch}, {gpu.sm_count} SMs, torch {torch.__version__}, CUDA {torch.version.cuda}"
-        )
+        print(f"{gpu.name}, {gpu.arch}, {gpu.sm_count} SMs, torch {torch.__version__}, CUDA {torch.version.cuda}")
         print(
             f"measured: {roofline.int8 / 1e12:.0f} INT8 TOPS, {roofline.half / 1e12:.0f} FP16 TFLOPS, "
             f"{roofline.bandwidth / 1e9:.0f} GB/s"
         )
-        gaussian = (
-            (shape, data(shape)) for shape in shapes(options.models, options.resolution, options.batch)
-        )
+        gaussian = ((shape, data(shape)) for shape in shapes(options.models, options.resolution, options.batch))
         layers = trained(options.activations) if options.activations else digits_vit()
         lines: list[Line] = []
         for shape, qkv in itertools.chain(gaussian, layers):

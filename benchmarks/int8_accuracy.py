@@ -3,9 +3,9 @@
     pip install -e '.[demo,bench]'
     python benchmarks/int8_accuracy.py > benchmarks/results/int8_accuracy.md
 
-Every contender quantises the same trained FP32 model (benchmarks/tasks.py) with the same images and answers the same test
-images, which neither has seen. SQNR is 10·log10(‖y‖² / ‖y − ŷ‖²) of the outputs against FP32, agreement the share of test
-images (pixels, for segments) with the same class as FP32, score the task's own metric.
+Every contender quantises the same trained FP32 model (benchmarks/tasks.py) with the same images and answers the same
+test images, which neither has seen. SQNR is 10·log10(‖y‖² / ‖y − ŷ‖²) of the outputs against FP32, agreement the share
+of test images (pixels, for segments) with the same class as FP32, score the task's own metric.
 
 "planted" models compute the same function as the digits model, rescaled by a seeded script: outlier channels between
 LayerNorms and linears, and heavy tails in q, k and v.
@@ -40,7 +40,8 @@ MINMAX = "calibrator=minmax,correct_bias=false"
 
 @torch.no_grad()
 def plant_outliers(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Three channels of each LayerNorm 30 to 100 times larger, the weights that read them smaller: the same function."""
+    """Three channels of each LayerNorm 30 to 100 times larger, the weights that read them smaller: the same
+    function."""
     model, generator = copy.deepcopy(model), torch.Generator().manual_seed(seed)
     for block in model.blocks:  # type: ignore[union-attr]
         for norm, linear in ((block.norm1, block.attn.qkv), (block.norm2, next(block.mlp.children()))):
@@ -133,7 +134,13 @@ def by_onnxruntime(linears_only: bool) -> Quantise:
             exported, prepared, quantised = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
             batch = torch.export.Dim("batch", min=1, max=64)
             torch.onnx.export(
-                model, (images[:2],), exported, input_names=["x"], dynamic_shapes=({0: batch},), dynamo=True, verbose=False
+                model,
+                (images[:2],),
+                exported,
+                input_names=["x"],
+                dynamic_shapes=({0: batch},),
+                dynamo=True,
+                verbose=False,
             )
             quant_pre_process(exported, prepared)
             quantize_static(
@@ -151,9 +158,13 @@ CONTENDERS: dict[str, Quantise] = {
     "FP32": fp32,
     "**vitc**, linears": by_vitc("cpu", "smooth-activations{attention=false},quantize-int8{attention=false}"),
     "**vitc**, linears and attention (orin's default)": by_vitc("orin"),
-    "**vitc**, linears, GPTQ": by_vitc("cpu", "smooth-activations{attention=false},quantize-int8{attention=false,rounding=gptq}"),
+    "**vitc**, linears, GPTQ": by_vitc(
+        "cpu", "smooth-activations{attention=false},quantize-int8{attention=false,rounding=gptq}"
+    ),
     "**vitc**, linears and attention, GPTQ": by_vitc("orin", "smooth-activations,quantize-int8{rounding=gptq}"),
-    "**vitc**, linears, AdaRound": by_vitc("cpu", "smooth-activations{attention=false},quantize-int8{attention=false,rounding=adaround}"),
+    "**vitc**, linears, AdaRound": by_vitc(
+        "cpu", "smooth-activations{attention=false},quantize-int8{attention=false,rounding=adaround}"
+    ),
     "**vitc**, linears and attention, AdaRound": by_vitc("orin", "smooth-activations,quantize-int8{rounding=adaround}"),
     "plain minmax, linears": by_vitc("cpu", f"quantize-int8{{{MINMAX},attention=false}}"),
     "plain minmax, linears and attention": by_vitc("orin", f"quantize-int8{{{MINMAX}}}"),
@@ -165,7 +176,12 @@ CONTENDERS: dict[str, Quantise] = {
     "ModelOpt INT8 SmoothQuant": by_modelopt("INT8_SMOOTHQUANT_CFG"),
 }
 PLANTED = ("FP32", "**vitc**, linears", "**vitc**, linears and attention (orin's default)")
-PLANTED += ("plain minmax, linears", "plain minmax, linears and attention", "NNCF, transformer, SmoothQuant", "ModelOpt INT8 SmoothQuant")
+PLANTED += (
+    "plain minmax, linears",
+    "plain minmax, linears and attention",
+    "NNCF, transformer, SmoothQuant",
+    "ModelOpt INT8 SmoothQuant",
+)
 
 
 def compared(predict: Predict, task: tasks.Task) -> tuple[float, float, float]:
@@ -207,7 +223,10 @@ def main() -> None:
     np.random.seed(0)
     packages = ("torch", "nncf", "openvino", "onnxruntime", "nvidia-modelopt")
     print("# INT8 accuracy beside the peers\n")
-    print(f"{stamp('int8_accuracy.py', *packages)} {torch.get_num_threads()} thread(s); {args.images} calibration images.", end=" ")
+    print(
+        f"{stamp('int8_accuracy.py', *packages)} {torch.get_num_threads()} thread(s); {args.images} calibration images.",
+        end=" ",
+    )
     print("What the columns mean is in that file's head.")
     for name in args.only:
         task = tasks.load(name)
@@ -215,7 +234,10 @@ def main() -> None:
         names = tuple(n for n in CONTENDERS if name == "digits" or "AdaRound" not in n)
         table(name, names, task.model, task, args.images)
         if name == "digits":
-            for title, plant in (("outlier channels planted", plant_outliers), ("heavy-tailed attention planted", plant_heavy_tails)):
+            for title, plant in (
+                ("outlier channels planted", plant_outliers),
+                ("heavy-tailed attention planted", plant_heavy_tails),
+            ):
                 table(f"{name}, {title}", PLANTED, plant(task.model), task, args.images)
 
 

@@ -2,9 +2,9 @@
 
     python benchmarks/int8_budget.py > benchmarks/results/int8_budget.md
 
-timm's vit_base_patch16_224 with random weights, 64 calibration images, target orin, no label: the score is agreement with
-floating point. A first process is killed (SIGKILL) once its journal has a few answers; a second one goes on to the end. A
-third, uninterrupted, must find the same.
+timm's vit_base_patch16_224 with random weights, 64 calibration images, target orin, no label: the score is agreement
+with floating point. A first process is killed (SIGKILL) once its journal has a few answers; a second one goes on to the
+end. A third, uninterrupted, must find the same.
 """
 
 from __future__ import annotations

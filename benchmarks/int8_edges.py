@@ -1,13 +1,16 @@
-"""The first and the last layer in INT8, and training with INT8 in view (QAT): what int8_accuracy.py leaves at its default.
+"""The first and the last layer in INT8, and training with INT8 in view (QAT): what int8_accuracy.py leaves at its
+default.
 
-The last table is a model that INT8 does harm to: the digits model with three columns of each block's weights 100 times larger, and
-what they read smaller, the same function. Without smoothing, which would take them back, INT8 rounds all other columns to little.
+The last table is a model that INT8 does harm to: the digits model with three columns of each block's weights 100 times
+larger, and what they read smaller, the same function. Without smoothing, which would take them back, INT8 rounds all
+other columns to little.
 
     pip install -e '.[demo]'
     python benchmarks/int8_edges.py > benchmarks/results/int8_edges.md
 
-The same models, calibration images and columns as there; target orin. "saves" is the time that this row's INT8 saves beside
-the one of the default, predicted by the cost model: for orin, and for this machine's CPU from rates measured now.
+The same models, calibration images and columns as there; target orin. "saves" is the time that this row's INT8 saves
+beside the one of the default, predicted by the cost model: for orin, and for this machine's CPU from rates measured
+now.
 """
 
 from __future__ import annotations
@@ -54,7 +57,9 @@ def plant_columns(model: Any) -> Any:
 def milliseconds(model: torch.nn.Module, images: torch.Tensor, target: str, options: str) -> float:
     """Predicted, of the plan with attention as the target's engine takes it."""
     quantize = f"quantize-int8{options}"
-    predicted = vitc.plan(model, target, example_inputs=images[:2], calibration=images[:16], quantize=quantize).report.predicted_ms
+    predicted = vitc.plan(
+        model, target, example_inputs=images[:2], calibration=images[:16], quantize=quantize
+    ).report.predicted_ms
     assert predicted is not None
     return predicted
 
@@ -65,7 +70,9 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=["digits", "figures"], choices=list(tasks.TASKS))
     args = parser.parse_args()
     print("# First and last layer in INT8, and QAT\n")
-    print(f"{stamp('int8_edges.py', 'torch')} {args.images} calibration images; QAT: 3 passes over three of four of them, no labels.")
+    print(
+        f"{stamp('int8_edges.py', 'torch')} {args.images} calibration images; QAT: 3 passes over three of four of them, no labels."
+    )
     for name in args.only:
         task = tasks.load(name)
         images = task.train[0][: args.images]

@@ -2,8 +2,8 @@
 
     python benchmarks/int8_error_model.py
 
-The digits model (benchmarks/tasks.py), after smooth-activations with α = 1 everywhere, 128 calibration images, range: the
-largest magnitude seen. Errors are squared, summed over the outputs, per test image.
+The digits model (benchmarks/tasks.py), after smooth-activations with α = 1 everywhere, 128 calibration images, range:
+the largest magnitude seen. Errors are squared, summed over the outputs, per test image.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def print_table(task: tasks.Task) -> None:
     tensors = {n.args[0].name: Part(n.args[0]) for n in linears[:-1]}  # the last is the classifier
     channels = {name: ChannelStatistics() for name in tensors}
     probes = ProbeImages(program, seed=0)
-    observe(program, [p for name, part in tensors.items() for p in part.watched(channels[name])] + list(probes.observers()))
+    observe(
+        program, [p for name, part in tensors.items() for p in part.watched(channels[name])] + list(probes.observers())
+    )
     found, _ = probe(probes, tensors, channels)
     want = task.model(test)
     print("| tensor | real | predicted, rounding | predicted, with unseen images |\n|---|---|---|---|")

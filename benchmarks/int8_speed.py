@@ -114,7 +114,9 @@ def measure(name: str, batches: list[int], rounds: int, threads: int, images: in
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="INT8 on a CPU: vitc, its peers and the roofline")
-    parser.add_argument("--models", nargs="+", default=["vit_base_patch16_224", "vit_base_patch16_384"], help="plain ViTs of timm")
+    parser.add_argument(
+        "--models", nargs="+", default=["vit_base_patch16_224", "vit_base_patch16_384"], help="plain ViTs of timm"
+    )
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 8])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)

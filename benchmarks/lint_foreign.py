@@ -2,8 +2,9 @@
 
     python benchmarks/lint_foreign.py [--depth 2] [--keep FOLDER]
 
-A small timm ViT with random weights (placement does not depend on them), exported by torch, quantised by the tools as they
-come out of the box. Engines are built for SM86, on the CPU, and not run. Needs vitc[rtx,zoo,bench] and nvidia-modelopt.
+A small timm ViT with random weights (placement does not depend on them), exported by torch, quantised by the tools as
+they come out of the box. Engines are built for SM86, on the CPU, and not run. Needs vitc[rtx,zoo,bench] and
+nvidia-modelopt.
 """
 
 from __future__ import annotations
@@ -132,7 +133,11 @@ def row(name: str, path: Path) -> str:
         agrees = "yes" if report.refused else "**no**"
         return f"| {name} | {predicted} | refused | {agrees} | {_problems(report)} |"
     agreement = compare(report, layers)
-    agrees = f"{agreement.checked - len(agreement.differences)} of {agreement.checked} nodes" if not report.refused else "**no**"
+    agrees = (
+        f"{agreement.checked - len(agreement.differences)} of {agreement.checked} nodes"
+        if not report.refused
+        else "**no**"
+    )
     kinds = {kind: count for kind, count in layers.summary().items() if kind not in ("other", "normalisation")}
     return f"| {name} | {predicted} | {_counts(kinds)} | {agrees} | {_problems(report)} |"
 
@@ -157,9 +162,13 @@ def main() -> None:
     logging.disable(logging.WARNING)
     packages = ("nvidia-modelopt", "nncf", "onnxruntime", "torch", "timm", "tensorrt_rtx", "vitc")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in packages)
-    print(f"`python benchmarks/lint_foreign.py`, {datetime.date.today()}; {versions}; Python {platform.python_version()}.")
+    print(
+        f"`python benchmarks/lint_foreign.py`, {datetime.date.today()}; {versions}; Python {platform.python_version()}."
+    )
     print(f"vit_tiny_patch16_224 at {SIZE} pixels, {arguments.depth} blocks, random weights.\n")
-    print("| quantised by | predicted for TensorRT-RTX 1.7 | in its layer log, SM86 | agree | errors |\n|---|---|---|---|---|")
+    print(
+        "| quantised by | predicted for TensorRT-RTX 1.7 | in its layer log, SM86 | agree | errors |\n|---|---|---|---|---|"
+    )
     images = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     for name, quantise in CONTENDERS.items():
         with tempfile.TemporaryDirectory() as temporary:

@@ -1,14 +1,13 @@
 """Pruning, shown: accuracy by criterion, Torch-Pruning beside it, time and memory of the analysis, and measured speed.
 
-    pip install -e '.[demo,bench]'
-    python benchmarks/pruning.py                   everything, about 40 minutes on two cores, with trained models at hand
-    python benchmarks/pruning.py --only criteria --tasks digits --seeds 0
+    pip install -e '.[demo,bench]' python benchmarks/pruning.py                   everything, about 40 minutes on two
+    cores, with trained models at hand python benchmarks/pruning.py --only criteria --tasks digits --seeds 0
 
 Sections (each prints Markdown; the committed output is benchmarks/results/pruning.md):
 
-criteria   digits and figures (benchmarks/tasks.py): −33 % of the parameters without any tuning, −35 % with the same short
-           recovery for all criteria; MLP channels only, as in VBP's protocol, and vitc's default, MLP channels and heads; and
-           heads ranked the other way than by default
+criteria   digits and figures (benchmarks/tasks.py): −33 % of the parameters without any tuning, −35 % with the same
+           short recovery for all criteria; MLP channels only, as in VBP's protocol, and vitc's default, MLP channels
+           and heads; and heads ranked the other way than by default
 kinds      digits: other kinds beside MLP channels and heads, ranked within each structure and over all
 peer       Torch-Pruning on the same trained model, ratio and recovery: accuracy and measured latency
 analysis   time to find the groups of ViT-B/16 against Torch-Pruning's DependencyGraph
@@ -88,7 +87,9 @@ def criteria(args: argparse.Namespace) -> Iterator[str]:
                     found.append(100 * (task.metric(pruned(task, 0.33, criterion, kinds)) - base))
                     module = tasks.fit(pruned(task, 0.35, criterion, kinds), task.train, epochs, seed, rate=rate)
                     found.append(100 * (task.metric(module) - base))
-                found.append(100 * (task.metric(pruned(task, 0.33, criterion, KINDS[-1], other_ranking(criterion))) - base))
+                found.append(
+                    100 * (task.metric(pruned(task, 0.33, criterion, KINDS[-1], other_ranking(criterion))) - base)
+                )
                 rows.setdefault(criterion, []).append(tuple(found))
                 print(name, seed, criterion, *(f"{value:+.2f}" for value in found), file=sys.stderr, flush=True)
         scores = ", ".join(f"{100 * base:.2f}" for base in bases)
@@ -131,9 +132,7 @@ def peer(args: argparse.Namespace) -> Iterator[str]:
     task = tasks.load(name, 0)
     base = task.metric(task.model)
     epochs, rate = RECOVERY[name]
-    found: dict[str, torch.nn.Module] = {
-        f"vitc {c}": pruned(task, 0.35, c) for c in ("l1", "taylor", "obs")
-    }
+    found: dict[str, torch.nn.Module] = {f"vitc {c}": pruned(task, 0.35, c) for c in ("l1", "taylor", "obs")}
     found["vitc obs, MLP channels and heads"] = pruned(task, 0.35, "obs", ("mlp", "heads"))
     goal = _count(found["vitc obs"])
     for kind in ("magnitude", "taylor"):
@@ -172,7 +171,9 @@ def analysis(_: argparse.Namespace) -> Iterator[str]:
     for module in model.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = False  # its tracing does not see through SDPA
-    theirs = min(_cpu_seconds(lambda: tp.DependencyGraph().build_dependency(model, example_inputs=example[:1])) for _ in range(5))
+    theirs = min(
+        _cpu_seconds(lambda: tp.DependencyGraph().build_dependency(model, example_inputs=example[:1])) for _ in range(5)
+    )
     yield "CPU seconds of the process, the least of 5 runs: other load on the machine counts little.\n"
     yield "| ViT-B/16 | CPU s |\n|---|---|"
     yield f"| vitc: find_groups on the captured graph | {ours:.2f} |"
@@ -192,7 +193,9 @@ def huge(_: argparse.Namespace) -> Iterator[str]:
         "      sum(p.numel() for p in model.parameters()), sum(p.numel() for p in made.module.parameters()))\n"
     )
     preamble = "from vitc.frontend.torchvision_import import ensure_torchvision_imports\nensure_torchvision_imports()\n"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", preamble + code], capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", preamble + code], capture_output=True, text=True, check=True
+    )
     seconds, cpu, gigabytes, before, after = done.stdout.split()
     yield "Captured, analysed and pruned by l1; peak memory of the process, model included.\n"
     yield "| ViT-H/14 | params | wall | CPU time | peak memory |\n|---|---|---|---|---|"
@@ -210,7 +213,9 @@ def speed(_: argparse.Namespace) -> Iterator[str]:
     engines = {}
     module = vitc.prune(model, 0.35).module
     engines["FP32, pruned"] = vitc.compile(module, "cpu", example_inputs=images[:2], quantize=None)
-    engines["INT8, pruned"] = vitc.compile(module, "cpu", example_inputs=images[:2], calibration=images, quantize="int8")
+    engines["INT8, pruned"] = vitc.compile(
+        module, "cpu", example_inputs=images[:2], calibration=images, quantize="int8"
+    )
     engines["FP32"] = vitc.compile(model, "cpu", quantize=None)
     engines["INT8"] = vitc.compile(model, "cpu", calibration=images, quantize="int8")
     times = _times(engines, rounds=5, calls=5)
@@ -235,7 +240,9 @@ def _torch_pruning(task: tasks.Task, kind: str, goal: int) -> torch.nn.Module:
                 module.fused_attn = False
         leaves = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear | torch.nn.Conv2d)]
         others = [m for n, m in leaves if not n.endswith(("mlp.fc1", "mlp.0", "mlp.fc2", "mlp.2"))]
-        importance = tp.importance.GroupMagnitudeImportance() if kind == "magnitude" else tp.importance.GroupTaylorImportance()
+        importance = (
+            tp.importance.GroupMagnitudeImportance() if kind == "magnitude" else tp.importance.GroupTaylorImportance()
+        )
         pruner = tp.pruner.BasePruner(
             model, task.train[0][:1], importance=importance, pruning_ratio=ratio, isomorphic=True, global_pruning=True,
             ignored_layers=others,

@@ -91,7 +91,13 @@ def try_here(torch: Any, seconds: Callable[[Callable[[], Any]], float]) -> Attem
 
 
 def _run(
-    torch: Any, trt: Any, loader: Any, plan: bytes, model: Any, images: Any, seconds: Callable[[Callable[[], Any]], float]
+    torch: Any,
+    trt: Any,
+    loader: Any,
+    plan: bytes,
+    model: Any,
+    images: Any,
+    seconds: Callable[[Callable[[], Any]], float],
 ) -> tuple[float, float, float]:
     from vitc.errors import BuildError
 

@@ -10,8 +10,8 @@
     figures    12 kinds of drawn figures, 64×64 RGB (figures.py); timm's VisionTransformer, width 192, depth 6, patch 8
     segments   6 classes a pixel on the same drawings, several an image; the same ViT with a dense head, mean IoU
 
-The data are the same for every seed: the seed is that of the weights and of the order of the batches. Training is in bf16
-by autocast (half the time where the processor has it), the weights are fp32.
+The data are the same for every seed: the seed is that of the weights and of the order of the batches. Training is in
+bf16 by autocast (half the time where the processor has it), the weights are fp32.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ Data = tuple[torch.Tensor, torch.Tensor]
 
 
 class Task(NamedTuple):
-    """A trained model in eval mode, (images, labels) to train and to test on, and the score on the test split of anything
-    that maps images to what the model returns: accuracy or mean IoU, 0 to 1."""
+    """A trained model in eval mode, (images, labels) to train and to test on, and the score on the test split of
+    anything that maps images to what the model returns: accuracy or mean IoU, 0 to 1."""
 
     model: torch.nn.Module
     train: Data
@@ -73,12 +73,14 @@ class Segmenter(torch.nn.Module):
         return torch.nn.functional.pixel_shuffle(grid, 8)
 
 
-def fit(model: torch.nn.Module, train: Data, epochs: float, seed: int = 0, rate: float = 1.0, quiet: bool = True) -> torch.nn.Module:
+def fit(
+    model: torch.nn.Module, train: Data, epochs: float, seed: int = 0, rate: float = 1.0, quiet: bool = True
+) -> torch.nn.Module:
     """Trains by cross entropy, in place; returns the model in eval mode. `rate` scales both learning rates: below 1 to
     tune a trained model.
 
-    Muon (Jordan et al. 2024) on the blocks' matrices and AdamW on the rest: in these short runs a ViT learns about twice
-    as fast as by AdamW alone.
+    Muon (Jordan et al. 2024) on the blocks' matrices and AdamW on the rest: in these short runs a ViT learns about
+    twice as fast as by AdamW alone.
     """
     images, labels = train
     inner = [p for name, p in model.named_parameters() if p.ndim == 2 and "blocks" in name]
@@ -120,11 +122,15 @@ def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
 def mean_iou(logits: torch.Tensor, labels: torch.Tensor) -> float:
     """Intersection over union of all pixels together, averaged over the classes."""
     classes, found = logits.shape[1], logits.argmax(1)
-    table = torch.bincount((labels * classes + found).flatten(), minlength=classes**2).reshape(classes, classes).double()
+    table = (
+        torch.bincount((labels * classes + found).flatten(), minlength=classes**2).reshape(classes, classes).double()
+    )
     return float((table.diag() / (table.sum(0) + table.sum(1) - table.diag())).mean())
 
 
-def _score(test: Data, of: Callable[[torch.Tensor, torch.Tensor], float]) -> Callable[[Callable[[torch.Tensor], Any]], float]:
+def _score(
+    test: Data, of: Callable[[torch.Tensor, torch.Tensor], float]
+) -> Callable[[Callable[[torch.Tensor], Any]], float]:
     def metric(model: Callable[[torch.Tensor], Any]) -> float:
         with torch.no_grad():
             return of(torch.cat([model(images) for images in test[0].split(50)]), test[1])
@@ -139,7 +145,10 @@ def _data(name: str) -> tuple[Data, Data]:
         return (held.train_images, held.train_labels), (held.test_images, held.test_labels)
     draw = figures.classified if name == "figures" else figures.segmented
     (train, train_labels), (test, test_labels) = draw(8000, 1), draw(1500, 2)
-    return (torch.from_numpy(train), torch.from_numpy(train_labels)), (torch.from_numpy(test), torch.from_numpy(test_labels))
+    return (torch.from_numpy(train), torch.from_numpy(train_labels)), (
+        torch.from_numpy(test),
+        torch.from_numpy(test_labels),
+    )
 
 
 TASKS: dict[str, tuple[Callable[[], torch.nn.Module], float]] = {
@@ -152,7 +161,14 @@ TASKS: dict[str, tuple[Callable[[], torch.nn.Module], float]] = {
 def key(name: str) -> str:
     """A hash of the source of what makes the task's data and trains its model."""
     if name == "digits":
-        made_by: tuple[Any, ...] = (digits.load_digits, digits.Attention, digits.Block, digits.DigitsViT, digits.train, digits._train)
+        made_by: tuple[Any, ...] = (
+            digits.load_digits,
+            digits.Attention,
+            digits.Block,
+            digits.DigitsViT,
+            digits.train,
+            digits._train,
+        )
     else:
         made_by = (figures, vit, fit, _data, *([Segmenter] if name == "segments" else []))
     source = "".join(inspect.getsource(item) for item in made_by)
@@ -160,8 +176,8 @@ def key(name: str) -> str:
 
 
 def load(name: str, seed: int = 0, quiet: bool = True) -> Task:
-    """The task of that name, its model trained with that seed, now or at an earlier call: the weights are kept in .cache/
-    under a hash of the code that made them."""
+    """The task of that name, its model trained with that seed, now or at an earlier call: the weights are kept in
+    .cache/ under a hash of the code that made them."""
     build, epochs = TASKS[name]
 
     def train(model: torch.nn.Module) -> torch.nn.Module:
@@ -173,9 +189,7 @@ def load(name: str, seed: int = 0, quiet: bool = True) -> Task:
     return problem(name, trained(build(), CACHE / f"{name}-{seed}-{key(name)}.safetensors", train))
 
 
-def trained(
-    model: torch.nn.Module, path: Path, train: Callable[[torch.nn.Module], torch.nn.Module]
-) -> torch.nn.Module:
+def trained(model: torch.nn.Module, path: Path, train: Callable[[torch.nn.Module], torch.nn.Module]) -> torch.nn.Module:
     """The model in eval mode with the weights in the file; if there is none, what `train` makes of it, kept there."""
     if path.exists():
         model.load_state_dict(load_file(path))

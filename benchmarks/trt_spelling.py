@@ -62,9 +62,7 @@ BATCHES = Profile(1, 4, 8)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--capability", default="SM86")
     parser.add_argument("--depth", type=int, default=2)
     parser.add_argument("--width", type=int, default=192)
@@ -77,9 +75,7 @@ def main() -> None:
     heads = ("layers", *(kind.value for kind in COLUMNS), "in blocks", "unscaled FP16")
     print(f"{arguments.capability}: {'spelling':34}" + " ".join(f"{head:>12.12}" for head in heads))
     for name, spelling in SPELLINGS.items():
-        sized = dataclasses.replace(
-            spelling, depth=arguments.depth, width=arguments.width, heads=arguments.heads
-        )
+        sized = dataclasses.replace(spelling, depth=arguments.depth, width=arguments.width, heads=arguments.heads)
         print(f"{'':6}{name:34}" + row(sized, arguments.capability), flush=True)
 
 
@@ -98,9 +94,7 @@ def print_scales(capability: str) -> None:
     """One INT8 linear: where its scales lie in the plan, and whether a kernel after the GEMM applies them."""
     for dtype in ("float16", "float32"):
         for per_channel in (True, False):
-            weight_scale = (
-                np.linspace(1e-3, 2e-3, 64).astype(dtype) if per_channel else np.array(1.7e-3, dtype)
-            )
+            weight_scale = np.linspace(1e-3, 2e-3, 64).astype(dtype) if per_channel else np.array(1.7e-3, dtype)
             engine = one_linear(weight_scale, activation_scale=0.5, capability=capability)
             (gemm,) = engine.layers.of(Kind.INT8_GEMM)
             product = weight_scale * np.array(0.5, dtype)

@@ -1,7 +1,7 @@
 """A pass of one's own: the exact GELU becomes its tanh form, which some engines run faster. It costs a little accuracy.
 
-    python examples/custom_pass.py
-    vitc passes --passes examples/custom_pass.py
+python examples/custom_pass.py
+vitc passes --passes examples/custom_pass.py
 """
 
 from dataclasses import dataclass

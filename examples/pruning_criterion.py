@@ -1,6 +1,6 @@
 """A pruning criterion of one's own: channels whose activations are rarely far from zero go first.
 
-    python examples/pruning_criterion.py
+python examples/pruning_criterion.py
 """
 
 import torch

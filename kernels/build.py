@@ -98,7 +98,8 @@ def build_cubin(variant: Variant, arch: str, *, cache: Path | None = None) -> Cu
 
 
 def cubin_name(variant: Variant, arch: str) -> str:
-    """The file's name in a bundle. It holds a hash of the kernel's sources: launcher and kernel must be of one version."""
+    """The file's name in a bundle. It holds a hash of the kernel's sources: launcher and kernel must be of one
+    version."""
     return f"{variant.name}-{arch}-{_hash_of_sources().hexdigest()[:16]}.cubin"
 
 
@@ -131,9 +132,7 @@ def _read_log(variant: Variant, arch: str, path: Path, text: str) -> Cubin:
     registers = re.search(r"Used (\d+) registers", text)
     memory = re.search(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", text)
     if registers is None or memory is None:
-        raise BuildError(
-            f"ptxas did not report registers and spills of {variant.name} for {arch}; it said:\n{text}"
-        )
+        raise BuildError(f"ptxas did not report registers and spills of {variant.name} for {arch}; it said:\n{text}")
     stack, stores, loads = (int(x) for x in memory.groups())
     return Cubin(variant, arch, path, int(registers[1]), stack, max(stores, loads))
 
@@ -169,22 +168,16 @@ def check_sass(cubin: Cubin) -> None:
 def all_variants(head_dims: Sequence[int] = HEAD_DIMS) -> Iterator[Variant]:
     """Every variant that a node with one of these head dimensions can ask for."""
     kinds = (("int8", "int8"), ("int8", "fp16"), ("fp16", "fp16"))
-    for dim, (input_, pv), output, bias in itertools.product(
-        head_dims, kinds, ("int8", "fp16"), (False, True)
-    ):
+    for dim, (input_, pv), output, bias in itertools.product(head_dims, kinds, ("int8", "fp16"), (False, True)):
         for tile in TILES:
             yield Variant(dim, input_, pv, output, bias, tile)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Compile the attention kernel and show what the compiler made of it."
-    )
+    parser = argparse.ArgumentParser(description="Compile the attention kernel and show what the compiler made of it.")
     parser.add_argument("--arch", action="append", choices=sorted(SM_LIMITS), help="default: all")
     parser.add_argument("--head-dim", action="append", type=int, choices=HEAD_DIMS, help="default: all")
-    parser.add_argument(
-        "--default-tile", action="store_true", help="only the tile that is taken without a hint"
-    )
+    parser.add_argument("--default-tile", action="store_true", help="only the tile that is taken without a hint")
     parser.add_argument("--mix", action="store_true", help="and what a tile costs a warp (nvdisasm, without a bias)")
     parser.add_argument("--out", type=Path, help="put the cubins into this folder")
     options = parser.parse_args(arguments)

@@ -81,9 +81,7 @@ def bound(fields: AttentionFields, inputs: Sequence[Array]) -> Array:
         rounding = weights * HALF_RELATIVE + HALF_SUBNORMAL
         spread = rounding @ np.abs(reals.v)
         smallest_total = (weights * (1 - relative)).sum(-1)
-    drift = (weights * relative) @ np.abs(reals.v) + (weights * relative).sum(-1)[..., None] * np.abs(
-        reals.exact
-    )
+    drift = (weights * relative) @ np.abs(reals.v) + (weights * relative).sum(-1)[..., None] * np.abs(reals.exact)
     error = (spread + drift) / smallest_total[..., None] + 4 * U * np.abs(reals.exact)
 
     factor = out_factor(fields).reshape(-1, 1, 1)

@@ -214,8 +214,7 @@ class AttentionFields:
         absent = [name for name in names if name not in attributes]
         if absent:
             raise InputError(
-                f"vitc::VitAttention lacks the fields {', '.join(absent)}; "
-                f"all of {', '.join(names)} must be written"
+                f"vitc::VitAttention lacks the fields {', '.join(absent)}; all of {', '.join(names)} must be written"
             )
         for name in attributes:
             if name not in ("plugin_namespace", "plugin_version"):

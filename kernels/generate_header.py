@@ -24,9 +24,7 @@ MEMBER_DEFAULTS = {"string": "", "int": "{0}", "float": "{0.0f}", "floats": ""}
 
 def header_text(spec: AttentionSpec) -> str:
     """The whole header."""
-    members = "\n".join(
-        f"    {C_TYPES[f.type]} {f.name}{MEMBER_DEFAULTS[f.type]};  // {f.doc}" for f in spec.fields
-    )
+    members = "\n".join(f"    {C_TYPES[f.type]} {f.name}{MEMBER_DEFAULTS[f.type]};  // {f.doc}" for f in spec.fields)
     rows = "\n".join(_row(f) for f in spec.fields)
     visits = "\n".join(f"    visitor(kFields[{i}], fields.{f.name});" for i, f in enumerate(spec.fields))
     inputs = "\n".join(f'    {{"{name}", {len(names)}}},' for name, names in spec.layouts.items())
@@ -102,16 +100,13 @@ constexpr SharedLimit kSharedLimits[] = {{
 def _row(field: FieldSpec) -> str:
     choices = f'"{"".join(c + "|" for c in field.choices)}"' if field.choices else "nullptr"
     bounds = ", ".join(
-        f"true, {float(bound)}" if bound is not None else "false, 0.0"
-        for bound in (field.minimum, field.maximum)
+        f"true, {float(bound)}" if bound is not None else "false, 0.0" for bound in (field.minimum, field.maximum)
     )
     return f'    {{"{field.name}", FieldKind::{KINDS[field.type]}, {choices}, {bounds}, "{field.doc}"}},'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(
-        description="Write the C++ plugin's header from the operator's description."
-    )
+    parser = argparse.ArgumentParser(description="Write the C++ plugin's header from the operator's description.")
     parser.add_argument("--check", action="store_true", help="compare, and do not write")
     options = parser.parse_args(arguments)
     text = header_text(attention_spec())

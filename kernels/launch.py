@@ -1,8 +1,9 @@
 """Starts the attention kernel from Python: a cubin, loaded and launched through cuda.bindings.
 
-`CubinLaunch` is the `Launch` of the TensorRT plugin's Python class and of `torch.ops.vitc.attention_int8` on a GPU; both
-take the process's one, `shared_launch()`. It has never been run: no machine that built it had a GPU. What can be checked
-without one is (the parameters are byte for byte those of the C++ side; the choice of variant and the refusals are tested).
+`CubinLaunch` is the `Launch` of the TensorRT plugin's Python class and of `torch.ops.vitc.attention_int8` on a GPU;
+both take the process's one, `shared_launch()`. It has never been run: no machine that built it had a GPU. What can be
+checked without one is (the parameters are byte for byte those of the C++ side; the choice of variant and the refusals
+are tested).
 """
 
 from __future__ import annotations
@@ -101,14 +102,10 @@ def make_params(
     )
 
 
-def check_call(
-    fields: AttentionFields, dtypes: Sequence[str], inputs: Sequence[int], outputs: Sequence[int]
-) -> None:
+def check_call(fields: AttentionFields, dtypes: Sequence[str], inputs: Sequence[int], outputs: Sequence[int]) -> None:
     """Raises `InputError` for dtypes the kernel has not, and for addresses that it can't read 16 bytes at."""
     names = (*fields.input_names, "out")
-    wanted: dict[str, tuple[str, ...]] = {
-        name: ("int8",) if fields.int8_in else ("float16",) for name in names
-    }
+    wanted: dict[str, tuple[str, ...]] = {name: ("int8",) if fields.int8_in else ("float16",) for name in names}
     wanted["bias"] = ("float16", "float32")
     wanted["out"] = ("int8",) if fields.int8_out else ("float16",)
     for name, dtype, address in zip(names, dtypes, (*inputs, *outputs), strict=True):
@@ -130,7 +127,8 @@ class Cubins:
     folders: list[Path] = dataclasses.field(default_factory=list)
 
     def __call__(self, variant: Variant, arch: str) -> bytes:
-        """Raises `MissingDependencyError` where no folder has it and there is no nvcc, `BuildError` where that fails."""
+        """Raises `MissingDependencyError` where no folder has it and there is no nvcc, `BuildError` where that
+        fails."""
         name = cubin_name(variant, arch)
         for folder in self.folders:
             if (folder / name).is_file():
@@ -141,8 +139,8 @@ class Cubins:
 class CubinLaunch:
     """Loads each variant's cubin once a context, and launches it on the stream it is given.
 
-    `prepare` does the loading ahead of time, so that a call neither loads nor allocates and a CUDA graph can capture it.
-    The driver (cuda.bindings) is imported when it is first needed: a machine that only builds has none.
+    `prepare` does the loading ahead of time, so that a call neither loads nor allocates and a CUDA graph can capture
+    it. The driver (cuda.bindings) is imported when it is first needed: a machine that only builds has none.
     """
 
     def __init__(self, cubins: CubinSource | None = None, driver: ModuleType | None = None) -> None:
@@ -173,9 +171,7 @@ class CubinLaunch:
         variant, function = self._function(fields)
         params = make_params(fields, input_shapes, dtypes, inputs, outputs[0])
         blocks = -(-params.queries // variant.tile.query_rows) * params.heads * params.batch
-        arguments = (ctypes.c_void_p * 1)(
-            ctypes.addressof(params)
-        )  # the driver copies the parameters at once
+        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(params))  # the driver copies the parameters at once
         self._call(
             "cuLaunchKernel",
             function,

@@ -49,16 +49,13 @@ class DimArithmetic(Protocol):
     def constant(self, value: int) -> Any: ...
 
 
-def output_shape(
-    fields: AttentionFields, inputs: Sequence[Sequence[Any]], arithmetic: DimArithmetic
-) -> list[Any]:
+def output_shape(fields: AttentionFields, inputs: Sequence[Sequence[Any]], arithmetic: DimArithmetic) -> list[Any]:
     """[B, N, H*D] from the shapes of the inputs, symbolic or not. H*D comes from the fields: a constant."""
     query = inputs[0]
     rank = 4 if fields.layout == "bhnd" else 3
     if len(query) != rank:
         raise LoweringError(
-            f"the first input of vitc::VitAttention has {len(query)} dimensions; "
-            f"layout {fields.layout!r} takes {rank}"
+            f"the first input of vitc::VitAttention has {len(query)} dimensions; layout {fields.layout!r} takes {rank}"
         )
     tokens = query[2] if fields.layout == "bhnd" else query[1]
     return [query[0], tokens, arithmetic.constant(fields.num_heads * fields.head_dim)]

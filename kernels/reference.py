@@ -97,13 +97,9 @@ def check_inputs(fields: AttentionFields, inputs: Sequence[Array]) -> None:
     """Raises `InputError` where an input is absent, or has the wrong rank, shape or dtype."""
     names = fields.input_names
     if len(inputs) != len(names):
-        raise InputError(
-            f"vitc::VitAttention got {len(inputs)} inputs and takes {len(names)}: {', '.join(names)}"
-        )
+        raise InputError(f"vitc::VitAttention got {len(inputs)} inputs and takes {len(names)}: {', '.join(names)}")
     if fields.scale < 0:
-        raise InputError(
-            f"scale of vitc::VitAttention is {fields.scale}, and must be at least 0: negate q instead"
-        )
+        raise InputError(f"scale of vitc::VitAttention is {fields.scale}, and must be at least 0: negate q instead")
     width = fields.num_heads * fields.head_dim
     dtype = np.dtype(np.int8 if fields.int8_in else np.float16)
     for name, array in zip(names, inputs, strict=True):
@@ -122,9 +118,7 @@ def check_inputs(fields: AttentionFields, inputs: Sequence[Array]) -> None:
             fits = array.ndim == 3 and array.shape[-1] == last
             text = f"[B, tokens, {last}]"
         if not fits or 0 in array.shape:
-            raise InputError(
-                f"{name} has the shape {list(array.shape)}; layout {fields.layout!r} takes {text}"
-            )
+            raise InputError(f"{name} has the shape {list(array.shape)}; layout {fields.layout!r} takes {text}")
 
 
 def _check_bias(fields: AttentionFields, inputs: Sequence[Array], bias: Array) -> None:
@@ -159,9 +153,7 @@ def full_bias(bias: Array, batch: int, heads: int) -> Array:
     return np.broadcast_to(repeated, (batch, heads, *bias.shape[2:]))
 
 
-def _softmax_pv_int8(
-    fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None
-) -> tuple[Array, Array]:
+def _softmax_pv_int8(fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, Array]:
     """Σ p·v and Σ p, both relative to the row's maximum, with P as unsigned 8-bit integers."""
     state = _Rows(fields, q, bias)
     for keys in state.tiles(k.shape[2]):
@@ -175,9 +167,7 @@ def _softmax_pv_int8(
     return state.weighted, state.total
 
 
-def _softmax_pv_fp16(
-    fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None
-) -> tuple[Array, Array]:
+def _softmax_pv_fp16(fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, Array]:
     """The same with P as FP16 against the running maximum; V's integers are exact in FP16."""
     state = _Rows(fields, q, bias)
     for keys in state.tiles(k.shape[2]):

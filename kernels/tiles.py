@@ -90,9 +90,7 @@ def choose_tile(
         return TileChoice(SHORT_KEY_TILE, f"tiles of 64 keys do not fit the shared memory of {arch}")
     blocks = math.ceil(queries / DEFAULT_TILE.query_rows) * heads
     if blocks < sm_count:
-        return TileChoice(
-            SHORT_QUERY_TILE, f"tiles of 64 queries make {blocks} blocks for {sm_count} multiprocessors"
-        )
+        return TileChoice(SHORT_QUERY_TILE, f"tiles of 64 queries make {blocks} blocks for {sm_count} multiprocessors")
     return TileChoice(DEFAULT_TILE, f"the default: {blocks} blocks for {sm_count} multiprocessors")
 
 

@@ -14,8 +14,8 @@ from vitc.graph.ops import split_heads
 
 
 class FastInterpreter(Interpreter):
-    """Computes vitc::attention with torch's own fused kernel: the same function, many times faster on a CPU. `stretch` runs
-    a part of the graph."""
+    """Computes vitc::attention with torch's own fused kernel: the same function, many times faster on a CPU. `stretch`
+    runs a part of the graph."""
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is torch.ops.vitc.attention.default:
@@ -25,7 +25,8 @@ class FastInterpreter(Interpreter):
     def stretch(
         self, nodes: Sequence[Node], values: Mapping[Node, Any], instead: Mapping[Node, Tensor] = MappingProxyType({})
     ) -> dict[Node, Any]:
-        """All values after some nodes have run on `values`; `instead`: what some of the nodes give without being run."""
+        """All values after some nodes have run on `values`; `instead`: what some of the nodes give without being
+        run."""
         self.env = dict(values)
         for node in nodes:
             self.env[node] = instead[node] if node in instead else self.run_node(node)
@@ -33,7 +34,14 @@ class FastInterpreter(Interpreter):
 
 
 def fused_attention(
-    q: Tensor, k: Tensor | None, v: Tensor | None, bias: Tensor | None, heads: int, head_dim: int, scale: float, layout: str
+    q: Tensor,
+    k: Tensor | None,
+    v: Tensor | None,
+    bias: Tensor | None,
+    heads: int,
+    head_dim: int,
+    scale: float,
+    layout: str,
 ) -> Tensor:
     """vitc::attention by scaled_dot_product_attention: [B, N, H·D]."""
     q, k, v = split_heads(q, k, v, heads, head_dim, layout)

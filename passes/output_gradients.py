@@ -62,7 +62,8 @@ class _Keeping(FastInterpreter):
 
 
 def images_at_a_time(program: Program) -> int:
-    """How many images run at a time, so that a backward run keeps the activations of few tokens; a fixed batch's own."""
+    """How many images run at a time, so that a backward run keeps the activations of few tokens; a fixed batch's
+    own."""
     return max(1, _TOKENS // tokens_of(program)) if program.batch is not None else program.example_inputs[0].shape[0]
 
 

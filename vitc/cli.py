@@ -1,6 +1,7 @@
 """The command line: the Python names as commands.
 
-Exit codes: 0 done, 1 a user error (the message says what to do), 2 a wrong command line, 3 a self-check, proof or lint failed.
+Exit codes: 0 done, 1 a user error (the message says what to do), 2 a wrong command line, 3 a self-check, proof or lint
+failed.
 """
 
 from __future__ import annotations
@@ -26,13 +27,19 @@ app = typer.Typer(
 
 Model = Annotated[str, typer.Argument(help="timm:NAME, hf:NAME, torchvision:NAME, file.py:factory, or a .pt2 file")]
 TargetName = Annotated[str, typer.Option("--target", "-t", help="a name from 'vitc targets', or a .toml file")]
-Calibration = Annotated[Optional[Path], typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")]  # noqa: UP045
+Calibration = Annotated[
+    Optional[Path], typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")
+]  # noqa: UP045
 Pipeline = Annotated[Optional[str], typer.Option(help="passes instead of the default ones")]  # noqa: UP045
 DumpFolder = Annotated[Optional[Path], typer.Option("--dump", help="folder for the graph after each pass")]  # noqa: UP045
 Random = Annotated[bool, typer.Option("--random-weights", help="do not load pretrained weights")]
 PassFile = Annotated[Optional[list[Path]], typer.Option("--passes", help="Python files that register passes")]  # noqa: UP045
-PruneBudget = Annotated[Optional[str], typer.Option("--prune", help="0.35, flops=0.4, latency=0.3, or a saved plan.json")]  # noqa: UP045
-MaxDrop = Annotated[Optional[float], typer.Option(help="the share of calibration images that INT8 may answer differently")]  # noqa: UP045
+PruneBudget = Annotated[
+    Optional[str], typer.Option("--prune", help="0.35, flops=0.4, latency=0.3, or a saved plan.json")
+]  # noqa: UP045
+MaxDrop = Annotated[
+    Optional[float], typer.Option(help="the share of calibration images that INT8 may answer differently")
+]  # noqa: UP045
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -48,7 +55,9 @@ def compile(
     random_weights: Random = False,
     passes: PassFile = None,
     max_drop: MaxDrop = None,
-    resume: Annotated[Optional[Path], typer.Option(help="folder for what calibration and the search have found, to go on from")] = None,  # noqa: UP045
+    resume: Annotated[
+        Optional[Path], typer.Option(help="folder for what calibration and the search have found, to go on from")
+    ] = None,  # noqa: UP045
     as_json: AsJson = False,
 ) -> None:
     """Compile a model and save its bundle."""
@@ -61,7 +70,11 @@ def compile(
         dump=dump, max_drop=max_drop, resume=resume, progress=not as_json,
     )  # fmt: skip
     bundle = compiled.save(out, "file" if out.suffix == ".vitc" else "folder")
-    _print({**compiled.report().to_dict(), "bundle": str(bundle.path)}, f"{compiled.report()}\nbundle    {bundle.path}", as_json)
+    _print(
+        {**compiled.report().to_dict(), "bundle": str(bundle.path)},
+        f"{compiled.report()}\nbundle    {bundle.path}",
+        as_json,
+    )
 
 
 @app.command()
@@ -74,7 +87,9 @@ def plan(
     random_weights: Random = False,
     passes: PassFile = None,
     prove: Annotated[bool, typer.Option(help="also build the network with TensorRT-RTX, without a GPU")] = False,
-    prune: Annotated[bool, typer.Option("--prune", help="only print the groups that pruning can cut, and what it cannot")] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="only print the groups that pruning can cut, and what it cannot")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what compile would do, without building an engine."""
@@ -98,7 +113,9 @@ def plan(
         counts = ", ".join(f"{n} {kind}" for kind, n in engine.layers.summary().items())
         agreement = compare(made.lint("tensorrt-rtx 1.7"), engine.layers)
         data["agreement"] = agreement.to_dict()
-        text += f"\nproof     {engine.distribution} {engine.version}, {engine.capability}: {counts}\nproof     {agreement}"
+        text += (
+            f"\nproof     {engine.distribution} {engine.version}, {engine.capability}: {counts}\nproof     {agreement}"
+        )
     _print(data, text, as_json)
     if prove and not data["agreement"]["agrees"]:
         raise typer.Exit(3)
@@ -107,7 +124,9 @@ def plan(
 @app.command()
 def sensitivity(
     model: Model,
-    calibration: Annotated[Path, typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")],
+    calibration: Annotated[
+        Path, typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")
+    ],
     target: TargetName = "cpu",
     by: Annotated[str, typer.Option(help="block or layer")] = "block",
     images: Annotated[int, typer.Option(help="calibration images to measure on")] = 64,
@@ -119,7 +138,9 @@ def sensitivity(
     import vitc
     from vitc.frontend.models import load_model
 
-    found = vitc.sensitivity(load_model(model, not random_weights), target, calibration=calibration, by=by, images=images)  # type: ignore[arg-type]
+    found = vitc.sensitivity(
+        load_model(model, not random_weights), target, calibration=calibration, by=by, images=images
+    )  # type: ignore[arg-type]
     if plot is not None:
         found.save_svg(plot)
     _print(found.to_dict(), str(found), as_json)
@@ -134,7 +155,8 @@ def lint(
     notes: Annotated[bool, typer.Option(help="also what need not be mended")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what an engine will do with each block of an ONNX file, and why. Exit code 3: errors, or the proof differs."""
+    """Say what an engine will do with each block of an ONNX file, and why. Exit code 3: errors, or the proof
+    differs."""
     from vitc.lowering.lint import lint as lint_model
 
     report = lint_model(model, target, engine=engine)
@@ -160,11 +182,15 @@ def _proved(model: Path, target: str) -> Agreement:
     capability = load(target).proof_capability
     if capability is None:
         raise InputError(f"target {target!r} is no TensorRT target; choose one of its kind")
-    return compare(lint_model(model, target, engine="tensorrt-rtx 1.7"), build_engine(model, capability=capability).layers)
+    return compare(
+        lint_model(model, target, engine="tensorrt-rtx 1.7"), build_engine(model, capability=capability).layers
+    )
 
 
 @app.command()
-def dump(model: Model, out: Path, target: TargetName = "cpu", pipeline: Pipeline = None, random_weights: Random = False) -> None:
+def dump(
+    model: Model, out: Path, target: TargetName = "cpu", pipeline: Pipeline = None, random_weights: Random = False
+) -> None:
     """Write the graph after each pass as text into a folder."""
     import vitc
     from vitc.frontend.models import load_model
@@ -206,7 +232,13 @@ def list_passes(passes: PassFile = None, as_json: AsJson = False) -> None:
 
     _load_pass_files(passes)
     data = [
-        {"name": name, "needs": cls.needs, "gives": cls.gives, "options": list(options_of(cls)), "doc": (cls.__doc__ or "").strip()}
+        {
+            "name": name,
+            "needs": cls.needs,
+            "gives": cls.gives,
+            "options": list(options_of(cls)),
+            "doc": (cls.__doc__ or "").strip(),
+        }
         for name, cls in known_passes().items()
     ]
     lines = []

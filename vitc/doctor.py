@@ -21,7 +21,9 @@ def examine() -> dict[str, str]:
     found = {"python": platform.python_version(), "machine": f"{platform.system()} {platform.machine()}"}
     for package in _PACKAGES:
         found[package] = _version(package) or f"not installed: pip install {package}"
-    found["nvcc"] = find_tool("nvcc") or "not found: no attention kernel is built here (pip install 'vitc[nvcc]'); all else works"
+    found["nvcc"] = (
+        find_tool("nvcc") or "not found: no attention kernel is built here (pip install 'vitc[nvcc]'); all else works"
+    )
     for name, reason in cpu_engines().items():
         found[f"engine {name}"] = reason or "ready"
     refusal = native_refusal()

@@ -34,8 +34,8 @@ Budget = float | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pruned:
-    """`module`: an nn.Module that trains, with the model's own inputs, outputs and names of weights. `plan`: what went, as an
-    artefact. `program`: the graph, at stage 'pruned'."""
+    """`module`: an nn.Module that trains, with the model's own inputs, outputs and names of weights. `plan`: what went,
+    as an artefact. `program`: the graph, at stage 'pruned'."""
 
     module: torch.nn.Module
     plan: PrunePlan
@@ -65,22 +65,24 @@ def prune(
 ) -> Pruned:
     """Removes channels, heads or dimensions of heads until the budget is met.
 
-    budget: the share of the parameters to take away, as 0.35; or {'params': …}, {'flops': …}, {'latency': …}, with any of
-        this function's options beside it.
+    budget: the share of the parameters to take away, as 0.35; or {'params': …}, {'flops': …}, {'latency': …}, with any
+        of this function's options beside it.
     criterion: a name of `vitc.known_criteria()`; 'auto' is 'obs' with data, 'l1' without.
     data: batches of (inputs, labels), or of inputs where the criterion needs no gradients.
     loss: a function of (outputs, labels); None is cross-entropy.
-    ranking: 'isomorphic' takes the same share of each structure, 'global' ranks all units by score per cost; 'auto' is 'global' for
-        criteria whose scores can be compared between structures (obs, taylor, hessian), else 'isomorphic'.
+    ranking: 'isomorphic' takes the same share of each structure, 'global' ranks all units by score per cost; 'auto' is
+        'global' for criteria whose scores can be compared between structures (obs, taylor, hessian), else 'isomorphic'.
     kinds: what may go: 'mlp', 'heads', 'qk' and 'v' (dimensions of heads), 'width' (of the residual stream), 'blocks'.
     keep: modules that are left alone, as paths or patterns.
-    target: whose tiles widths are rounded to, and on which time is predicted; a CPU is measured for a second, once a process.
-    steps, train: an iterative schedule; `train(module)` runs after each step but the last.
+    target: whose tiles widths are rounded to, and on which time is predicted; a CPU is measured for a second, once a
+    process. steps, train: an iterative schedule; `train(module)` runs after each step but the last.
 
     Raises CaptureError, InputError, PassError, TargetError.
     """
     if steps < 1 or (steps > 1 and train is None):
-        raise InputError(f"steps is {steps}: one, or more together with train=a function that trains the module between them")
+        raise InputError(
+            f"steps is {steps}: one, or more together with train=a function that trains the module between them"
+        )
     device = measured_here(target if isinstance(target, Target) else load_target(target))
     options = {"criterion": criterion, "ranking": ranking, "kinds": tuple(kinds), "keep": tuple(keep)}
     step, given = prune_pass(budget, **options)
@@ -116,7 +118,10 @@ def replay_pruning(
 
 
 def prunable_groups(
-    model: torch.nn.Module | torch.export.ExportedProgram, target: str | Path | Target = "cpu", *, example_inputs: Any = None
+    model: torch.nn.Module | torch.export.ExportedProgram,
+    target: str | Path | Target = "cpu",
+    *,
+    example_inputs: Any = None,
 ) -> Groups:
     """What can be cut from a model, and what cannot with the reason: `text()` for people, `to_dict()` for scripts."""
     device = target if isinstance(target, Target) else load_target(target)
@@ -128,14 +133,18 @@ def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
     if isinstance(budget, (int, float)) and not isinstance(budget, bool):
         budget = {"params": float(budget)}
     if not isinstance(budget, Mapping):
-        raise InputError(f"a pruning budget is a number, as 0.35, or a dict, as {{'flops': 0.4}}; got {type(budget).__name__}")
+        raise InputError(
+            f"a pruning budget is a number, as 0.35, or a dict, as {{'flops': 0.4}}; got {type(budget).__name__}"
+        )
     known = (*_MEASURES, *_DATA, "criterion", "ranking", "kinds", "keep", "quantum", "floor", "plan")
     for key in budget:
         if key not in known:
             raise InputError(unknown("key of a pruning budget", str(key), known))
     measures = [m for m in _MEASURES if m in budget]
     given = {k: v for k, v in budget.items() if k in _DATA}
-    chosen = options | {k: tuple(v) if isinstance(v, list) else v for k, v in budget.items() if k not in (*_MEASURES, *_DATA)}
+    chosen = options | {
+        k: tuple(v) if isinstance(v, list) else v for k, v in budget.items() if k not in (*_MEASURES, *_DATA)
+    }
     if "plan" in chosen:
         return Prune(plan=str(chosen["plan"])), given
     if len(measures) != 1:

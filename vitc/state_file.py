@@ -1,5 +1,5 @@
-"""One file holds the state of something long: tensors as safetensors, everything else as JSON in the file's own metadata.
-Nothing is pickled.
+"""One file holds the state of something long: tensors as safetensors, everything else as JSON in the file's own
+metadata. Nothing is pickled.
 
 The file is replaced at once, so whoever is killed leaves the old one or the new one, never half of one.
 """
@@ -42,5 +42,7 @@ def read(path: Path, what: str, error: type[VitcError]) -> tuple[Tensors, dict[s
     except (SafetensorError, KeyError, ValueError) as problem:
         raise error(f"{path} is no {what} ({problem}); give another path, or delete it") from problem
     if state["format"] != FORMAT:
-        raise error(f"{path} is a {what} of format {state['format']}, this vitc reads {FORMAT}; delete it to begin again")
+        raise error(
+            f"{path} is a {what} of format {state['format']}, this vitc reads {FORMAT}; delete it to begin again"
+        )
     return tensors, state

@@ -51,9 +51,7 @@ def _fused(graph: onnx.GraphProto, node: onnx.NodeProto, prefix: str) -> list[on
     width = int(fields["num_heads"]) * int(fields["head_dim"])
     nodes: list[onnx.NodeProto] = []
 
-    def op(
-        kind: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any
-    ) -> list[str]:
+    def op(kind: str, inputs: list[str], outputs: list[str], domain: str = "", **attributes: Any) -> list[str]:
         name = f"{prefix}/{kind}_{len(nodes)}"
         nodes.append(helper.make_node(kind, inputs, outputs, name=name, domain=domain, **attributes))
         return outputs

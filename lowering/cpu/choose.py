@@ -58,7 +58,8 @@ def preferred() -> str:
 
 
 def native_refusal(proto: onnx.ModelProto | None = None) -> str | None:
-    """Why `auto` does not run INT8 models (or this one, FP32 but for its integers) on the native engine here; None: it does."""
+    """Why `auto` does not run INT8 models (or this one, FP32 but for its integers) on the native engine here; None: it
+    does."""
     reason = unavailable()
     if reason is None and "amx_int8" in cpu_flags():
         reason = "this processor has AMX, whose INT8 product is faster than VNNI's, and OpenVINO uses it"
@@ -124,7 +125,9 @@ def _open_native(proto: onnx.ModelProto, library: str, threads: int | None) -> E
     try:
         return NativeEngine(proto, lambda part: _open_library(part, library, threads), threads)
     except Unsuitable as error:
-        raise BuildError(f"the engine 'native' does not take the model: {error}; 'openvino' and 'onnxruntime' do") from error
+        raise BuildError(
+            f"the engine 'native' does not take the model: {error}; 'openvino' and 'onnxruntime' do"
+        ) from error
 
 
 def rank_engines(

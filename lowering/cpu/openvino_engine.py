@@ -69,8 +69,9 @@ class OpenVinoEngine:
 
 @cache
 def _core() -> Any:
-    """One for the process, never destroyed. Each Core gives its thread another stack for signal handlers and takes it away with
-    itself; if two end in the order in which they began, the next signal with a Python handler ends the process."""
+    """One for the process, never destroyed. Each Core gives its thread another stack for signal handlers and takes it
+    away with itself; if two end in the order in which they began, the next signal with a Python handler ends the
+    process."""
     return _import().Core()
 
 

@@ -32,9 +32,7 @@ def _widen_tensors(graph: onnx.GraphProto) -> None:
 
 def _widen(tensor: onnx.TensorProto) -> None:
     if tensor.data_type == TensorProto.FLOAT16:
-        tensor.CopyFrom(
-            numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name)
-        )
+        tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype(np.float32), tensor.name))
 
 
 def _is_half(value: onnx.ValueInfoProto) -> bool:
@@ -46,9 +44,7 @@ def _cast_inputs(graph: onnx.GraphProto) -> None:
     for node in graph.node:
         for i, name in enumerate(node.input):
             node.input[i] = names.get(name, name)
-    casts = [
-        helper.make_node("Cast", [old], [new], name=new, to=TensorProto.FLOAT) for old, new in names.items()
-    ]
+    casts = [helper.make_node("Cast", [old], [new], name=new, to=TensorProto.FLOAT) for old, new in names.items()]
     for cast in reversed(casts):
         graph.node.insert(0, cast)
 

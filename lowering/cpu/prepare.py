@@ -96,9 +96,7 @@ def load(model: Path | bytes) -> onnx.ModelProto:
         return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load_model(str(model))
     except (DecodeError, FileNotFoundError, onnx.checker.ValidationError) as error:
         source = f"{len(model)} bytes" if isinstance(model, bytes) else str(model)
-        raise BuildError(
-            f"{source}: not an ONNX model, or its external data is not beside it ({error})"
-        ) from error
+        raise BuildError(f"{source}: not an ONNX model, or its external data is not beside it ({error})") from error
 
 
 def _weights(proto: onnx.ModelProto) -> int:
@@ -116,7 +114,5 @@ def _port(value: onnx.ValueInfoProto) -> Port:
     import onnx
 
     tensor = value.type.tensor_type
-    shape = tuple(
-        size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim
-    )
+    shape = tuple(size.dim_value if size.HasField("dim_value") else size.dim_param or "?" for size in tensor.shape.dim)
     return Port(value.name, str(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)), shape)

@@ -107,9 +107,7 @@ def _dequantized(node: onnx.NodeProto, index: GraphIndex) -> npt.NDArray[np.floa
     values = numpy_helper.to_array(index.initializers[node.input[0]]).astype(np.float32)
     scale = index.constant(node.input[1])
     if scale is None:
-        raise InternalError(
-            f"the weight {node.input[0]!r} has the scale {node.input[1]!r}, which is not constant"
-        )
+        raise InternalError(f"the weight {node.input[0]!r} has the scale {node.input[1]!r}, which is not constant")
     zero = index.constant(node.input[2]) if len(node.input) > 2 and node.input[2] else None
     offset = np.zeros_like(scale) if zero is None else zero
     if scale.ndim == 1:

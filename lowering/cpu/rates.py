@@ -1,8 +1,8 @@
 """The rates of the CPU at hand, measured: a second's work, once a process.
 
 They are what the engine that will run the model reaches on one large product, and what a copy reaches in memory, so the
-target's `utilisation` is the share of those, not of a data sheet. Timed by CPU time over threads, so that other processes
-on the machine do not count.
+target's `utilisation` is the share of those, not of a data sheet. Timed by CPU time over threads, so that other
+processes on the machine do not count.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ THREADS = os.cpu_count() or 1
 
 
 def measured_here(target: Target) -> Target:
-    """A cpu with this machine's rates in place of those it lacks: products in FP32 and INT8, memory bandwidth. Other targets
-    have theirs and are returned as they are.
+    """A cpu with this machine's rates in place of those it lacks: products in FP32 and INT8, memory bandwidth. Other
+    targets have theirs and are returned as they are.
 
     Raises MissingDependencyError where no CPU engine is installed.
     """
-    lacks = [name for name in ("fp32_tflops", "fp16_tflops", "int8_tops", "memory_gbs") if getattr(target, name) is None]
+    lacks = [
+        name for name in ("fp32_tflops", "fp16_tflops", "int8_tops", "memory_gbs") if getattr(target, name) is None
+    ]
     if target.kind != "cpu" or not lacks:
         return target
     fp32, int8, memory = _rates()
@@ -65,8 +67,8 @@ def _product_seconds(int8: bool) -> float:
 
 
 def shortest(run: Callable[[], object], threads: int) -> float:
-    """Seconds of CPU time for each of `threads`, the least of the runs that fit into `_SECONDS`, of three at least; the first
-    is not counted."""
+    """Seconds of CPU time for each of `threads`, the least of the runs that fit into `_SECONDS`, of three at least; the
+    first is not counted."""
     run()
     times: list[float] = []
     began = time.perf_counter()

@@ -32,7 +32,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Agreement:
-    """`checked`: nodes with a prediction. `copies`: reformats in blocks whose attention was to be the plugin or fused."""
+    """`checked`: nodes with a prediction. `copies`: reformats in blocks whose attention was to be the plugin or
+    fused."""
 
     checked: int
     differences: tuple[Difference, ...]
@@ -59,7 +60,9 @@ class Agreement:
     def __str__(self) -> str:
         if self.agrees:
             return f"prediction and layer log agree on all {self.checked} products, convolutions and attentions"
-        lines = [f"prediction and layer log differ on {len(self.differences)} of {self.checked} nodes, {len(self.copies)} copies:"]
+        lines = [
+            f"prediction and layer log differ on {len(self.differences)} of {self.checked} nodes, {len(self.copies)} copies:"
+        ]
         lines += [f"  {difference}" for difference in self.differences]
         lines += [f"  a copy in a block without one predicted: {layer.name}" for layer in self.copies]
         return "\n".join(lines)
@@ -69,7 +72,9 @@ def compare(report: LintReport, table: LayerTable) -> Agreement:
     """Each predicted kind against the engine's layer table. Lint for the engine that built it."""
     predicted = report.kinds()
     actual = {node: _actual(node, kind, table) for node, kind in predicted.items()}
-    differences = tuple(Difference(node, kind, actual[node]) for node, kind in predicted.items() if actual[node] is not kind)
+    differences = tuple(
+        Difference(node, kind, actual[node]) for node, kind in predicted.items() if actual[node] is not kind
+    )
     return Agreement(
         checked=len(predicted),
         differences=differences,

@@ -50,7 +50,8 @@ def _scores(graph: LintGraph, name: str, path: list[onnx.NodeProto]) -> onnx.Nod
         moving = [i for i in node.input if i and i not in graph.constants]
         # Of a computed bias and the scores, the scores come from a product.
         node = next(
-            (n for i in moving if (n := graph.producer(i)) is not None and (n.op_type in _ON_THE_WAY or is_product(n))), None
+            (n for i in moving if (n := graph.producer(i)) is not None and (n.op_type in _ON_THE_WAY or is_product(n))),
+            None,
         )
     if node is None or not is_product(node) or any(i in graph.constants for i in node.input[:2]):
         return None

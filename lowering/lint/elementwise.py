@@ -12,7 +12,17 @@ from vitc.lowering.lint.operands import asymmetric, operand
 
 #: Operators that compute in floating point whatever they are given.
 _FLOAT_OPS = frozenset(
-    {"LayerNormalization", "RMSNormalization", "GroupNormalization", "InstanceNormalization", "Softmax", "Gelu", "Erf", "Tanh", "Sigmoid"}
+    {
+        "LayerNormalization",
+        "RMSNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "Softmax",
+        "Gelu",
+        "Erf",
+        "Tanh",
+        "Sigmoid",
+    }
 )
 _TAKES_INT8 = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose", "VitAttention"})
 
@@ -20,7 +30,8 @@ Found = tuple[str, onnx.NodeProto]
 
 
 def findings(graph: LintGraph, attention_nodes: frozenset[str]) -> Iterator[Found]:
-    """(rule id, node) for each situation. `attention_nodes`: names of nodes inside of attention, which has its own rules."""
+    """(rule id, node) for each situation. `attention_nodes`: names of nodes inside of attention, which has its own
+    rules."""
     for node in graph.nodes:
         if node.name in attention_nodes:
             continue

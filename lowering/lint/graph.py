@@ -1,4 +1,5 @@
-"""An ONNX graph with what the rules ask of it: who makes and reads a tensor, its type, what is constant, whose module."""
+"""An ONNX graph with what the rules ask of it: who makes and reads a tensor, its type, what is constant, whose
+module."""
 
 from __future__ import annotations
 
@@ -16,7 +17,19 @@ from vitc.lowering.tensorrt.layers import module_of
 _LARGE = 2**18
 #: They move elements and do not look at them.
 MOVEMENT = frozenset(
-    {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Slice", "Split", "Gather", "Identity", "Cast", "Expand"}
+    {
+        "Transpose",
+        "Reshape",
+        "Squeeze",
+        "Unsqueeze",
+        "Flatten",
+        "Slice",
+        "Split",
+        "Gather",
+        "Identity",
+        "Cast",
+        "Expand",
+    }
 )
 SPLITTING = frozenset({"Split", "Slice", "Gather"})
 
@@ -72,7 +85,8 @@ class LintGraph:
         return self._types.get(name, (0, None))[1]
 
     def module(self, node: onnx.NodeProto) -> str:
-        """The user's module path: from the node's name, or from what torch's exporter notes beside it; "" if neither."""
+        """The user's module path: from the node's name, or from what torch's exporter notes beside it; "" if
+        neither."""
         for entry in node.metadata_props:
             if entry.key == "pkg.torch.onnx.name_scopes":
                 scopes = [scope for scope in ast.literal_eval(entry.value)[:-1] if scope]
@@ -112,5 +126,8 @@ def _types(proto: onnx.ModelProto) -> dict[str, tuple[int, int | None]]:
         if node.op_type == "VitAttention" and found.get(node.output[0], (0, None))[0] == TensorProto.UNDEFINED:
             int8 = float(attributes(node).get("out_scale", 0.0)) > 0
             read = found.get(node.input[0], (0, None))[0]
-            found[node.output[0]] = (TensorProto.INT8 if int8 else TensorProto.FLOAT16 if read == TensorProto.INT8 else read, 3)
+            found[node.output[0]] = (
+                TensorProto.INT8 if int8 else TensorProto.FLOAT16 if read == TensorProto.INT8 else read,
+                3,
+            )
     return found

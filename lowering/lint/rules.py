@@ -85,7 +85,8 @@ def rules() -> dict[str, Rule]:
 
 def _rule(entry: dict[str, Any]) -> Rule:
     outcomes = tuple(
-        Outcome(tuple(o["engines"]), _kind(o.get("kind")), o["severity"], o["why"], o["evidence"]) for o in entry["outcomes"]
+        Outcome(tuple(o["engines"]), _kind(o.get("kind")), o["severity"], o["why"], o["evidence"])
+        for o in entry["outcomes"]
     )
     return Rule(entry["id"], entry["about"], entry.get("remedy", ""), outcomes)
 

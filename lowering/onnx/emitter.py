@@ -120,8 +120,8 @@ class Emitter:
         return self._node
 
     def op(self, op_type: str, inputs: Sequence[str], domain: str = "", **attributes: Any) -> str:
-        """Appends a node named /module/path/OpType, which is how the engine's layers are traced back to the user's module;
-        returns its result's name."""
+        """Appends a node named /module/path/OpType, which is how the engine's layers are traced back to the user's
+        module; returns its result's name."""
         return self.ops(op_type, inputs, 1, domain=domain, **attributes)[0]
 
     def ops(self, op_type: str, inputs: Sequence[str], outputs: int, domain: str = "", **attributes: Any) -> list[str]:
@@ -133,7 +133,8 @@ class Emitter:
         return results
 
     def initializer(self, name: str, tensor: torch.Tensor) -> str:
-        """A weight under the user's own name; one that also serves in another form (transposed) gets a number behind it."""
+        """A weight under the user's own name; one that also serves in another form (transposed) gets a number behind
+        it."""
         proto = numpy_helper.from_array(tensor.detach().contiguous().numpy(), name)
         i = 0
         while (known := self.initializers.get(proto.name)) is not None:

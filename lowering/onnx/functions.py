@@ -1,8 +1,8 @@
 """The body of vitc::VitAttention in standard ONNX operators, as a model-local function.
 
-One FunctionProto serves every attention of the same form; what differs between layers (heads, scales) are attributes the
-body refers to. Several forms in one model are overloads (ONNX IR 10). A model checker accepts the node, a CPU engine
-inlines it, TensorRT takes the plugin of the same name where `plugin_namespace` says so.
+One FunctionProto serves every attention of the same form; what differs between layers (heads, scales) are attributes
+the body refers to. Several forms in one model are overloads (ONNX IR 10). A model checker accepts the node, a CPU
+engine inlines it, TensorRT takes the plugin of the same name where `plugin_namespace` says so.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def attention_function(signature: Signature, overload: str, opset: int) -> onnx.
     body = _Body()
     inputs = list(spec.layouts[signature.layout]) + (["bias"] if signature.has_bias else [])
     compute = torch.float32 if signature.int8_in else signature.out_type
-    q, k, v = (_real(body, t, f"{name}_scale", signature) for name, t in zip("qkv", _operands(body, signature), strict=True))
+    q, k, v = (
+        _real(body, t, f"{name}_scale", signature) for name, t in zip("qkv", _operands(body, signature), strict=True)
+    )
     if signature.by_head:
         q, k, v = (body.op("Mul", [t, f]) for t, f in zip((q, k, v), _head_factors(body), strict=True))
     factor = body.attribute("scale", AttributeProto.FLOAT)

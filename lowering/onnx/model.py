@@ -57,7 +57,9 @@ def weight_bytes(proto: onnx.ModelProto) -> int:
 def lower(program: Program, name: str = "vitc") -> OnnxModel:
     """The ONNX model of a tiled or quantized program. Raises LoweringError for a node without an ONNX form."""
     if program.stage not in ("tiled", "quantized"):
-        raise LoweringError(f"lowering needs stage 'tiled' or 'quantized', the program is at {program.stage!r}; run 'tile-attention'")
+        raise LoweringError(
+            f"lowering needs stage 'tiled' or 'quantized', the program is at {program.stage!r}; run 'tile-attention'"
+        )
     load_handlers()
     emitter = Emitter(program.module)
     inputs, outputs = [], []
@@ -70,7 +72,11 @@ def lower(program: Program, name: str = "vitc") -> OnnxModel:
         elif node.op == "output":
             outputs = _outputs(emitter, node)
     graph = helper.make_graph(
-        emitter.nodes, name, [_info(s) for s in inputs], [_info(s) for s in outputs], list(emitter.initializers.values())
+        emitter.nodes,
+        name,
+        [_info(s) for s in inputs],
+        [_info(s) for s in outputs],
+        list(emitter.initializers.values()),
     )
     proto = helper.make_model(
         graph,

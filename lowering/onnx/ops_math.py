@@ -173,11 +173,17 @@ def _reduce(e: Emitter, node: Node) -> str:
 def _vector_norm(e: Emitter, node: Node) -> str:
     order, dims = literal(node, 1, "ord", 2), literal(node, 2, "dim", None)
     rank = len(shape_of(node.args[0]))  # type: ignore[arg-type]
-    axes = [d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])] if dims is not None else list(range(rank))
+    axes = (
+        [d % rank for d in (dims if isinstance(dims, (list, tuple)) else [dims])]
+        if dims is not None
+        else list(range(rank))
+    )
     kinds = {1: "ReduceL1", 2: "ReduceL2"}
     if order not in kinds:
         raise LoweringError(f"{where(node)} is a norm of order {order}; orders 1 and 2 have an ONNX form")
-    return e.op(kinds[order], [e.value(node.args[0]), e.ints(axes)], keepdims=int(bool(literal(node, 3, "keepdim", False))))
+    return e.op(
+        kinds[order], [e.value(node.args[0]), e.ints(axes)], keepdims=int(bool(literal(node, 3, "keepdim", False)))
+    )
 
 
 @emits(aten.var.correction, aten.var_mean.correction)
@@ -217,7 +223,12 @@ def _extreme(e: Emitter, node: Node) -> tuple[str, str]:
 
 @emits(aten.argmax.default)
 def _argmax(e: Emitter, node: Node) -> str:
-    return e.op("ArgMax", [e.value(node.args[0])], axis=int(literal(node, 1, "dim", -1)), keepdims=int(literal(node, 2, "keepdim", False)))
+    return e.op(
+        "ArgMax",
+        [e.value(node.args[0])],
+        axis=int(literal(node, 1, "dim", -1)),
+        keepdims=int(literal(node, 2, "keepdim", False)),
+    )
 
 
 @emits(aten.matmul.default, aten.bmm.default, aten.mm.default)
@@ -255,5 +266,3 @@ def _log_softmax(e: Emitter, node: Node) -> str:
 def _glu(e: Emitter, node: Node) -> str:
     a, b = e.ops("Split", [e.value(node.args[0])], 2, axis=int(literal(node, 1, "dim", -1)), num_outputs=2)
     return e.op("Mul", [a, e.op("Sigmoid", [b])])
-
-

@@ -37,7 +37,11 @@ def _transposed_weight(e: Emitter, weight: Node) -> str:
 def _conv(e: Emitter, node: Node) -> str:
     x, weight = node.args[:2]
     rank = len(shape_of(weight)) - 2  # type: ignore[arg-type]
-    bias, stride, padding = literal(node, 2, "bias", None), literal(node, 3, "stride", 1), literal(node, 4, "padding", 0)
+    bias, stride, padding = (
+        literal(node, 2, "bias", None),
+        literal(node, 3, "stride", 1),
+        literal(node, 4, "padding", 0),
+    )
     dilation, groups = literal(node, 5, "dilation", 1), literal(node, 6, "groups", 1)
     inputs = [e.value(x), e.value(weight)] + ([] if bias is None else [e.value(bias)])
     pads = _each(padding, rank)
@@ -83,8 +87,13 @@ def _layer_norm(e: Emitter, node: Node) -> str:
     x, normalized = node.args[:2]
     weight, bias = literal(node, 2, "weight", None), literal(node, 3, "bias", None)
     dtype = val(node).dtype
-    scale = e.value(weight) if weight is not None else e.initializer(
-        f"ones_{list(normalized)}_{dtype}", torch.ones(list(normalized), dtype=dtype)  # type: ignore[arg-type]
+    scale = (
+        e.value(weight)
+        if weight is not None
+        else e.initializer(
+            f"ones_{list(normalized)}_{dtype}",
+            torch.ones(list(normalized), dtype=dtype),  # type: ignore[arg-type]
+        )
     )
     inputs = [e.value(x), scale] + ([] if bias is None else [e.value(bias)])
     return e.op("LayerNormalization", inputs, axis=-len(normalized), epsilon=float(literal(node, 4, "eps", 1e-5)))  # type: ignore[arg-type]
@@ -182,10 +191,14 @@ def _resize(e: Emitter, node: Node) -> str:
     sizes = e.op("Concat", [batch, e.ints([int(height), int(width)])], axis=0)
     coordinates = "asymmetric" if nearest else "align_corners" if align else "half_pixel"
     # PyTorch's antialiasing renormalises the weights at the border (as Pillow): exclude_outside.
-    extra: dict[str, Any] = {"nearest_mode": "floor"} if nearest else {"antialias": antialias, "exclude_outside": antialias}
+    extra: dict[str, Any] = (
+        {"nearest_mode": "floor"} if nearest else {"antialias": antialias, "exclude_outside": antialias}
+    )
     if mode == "cubic":
         extra["cubic_coeff_a"] = -0.5 if antialias else -0.75
-    return e.op("Resize", [e.value(node.args[0]), "", "", sizes], mode=mode, coordinate_transformation_mode=coordinates, **extra)
+    return e.op(
+        "Resize", [e.value(node.args[0]), "", "", sizes], mode=mode, coordinate_transformation_mode=coordinates, **extra
+    )
 
 
 @emits(aten.grid_sampler.default)

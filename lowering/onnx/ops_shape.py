@@ -155,7 +155,9 @@ def _index(e: Emitter, node: Node) -> str:
     x, given = node.args
     used = [(axis, index) for axis, index in enumerate(given) if index is not None]  # type: ignore[arg-type]
     if len(used) != 1 or val(used[0][1]).dtype == torch.bool:
-        raise LoweringError(f"{where(node)} indexes {len(used)} dimensions at once; only one integer index has an ONNX form")
+        raise LoweringError(
+            f"{where(node)} indexes {len(used)} dimensions at once; only one integer index has an ONNX form"
+        )
     axis, index = used[0]
     return e.op("Gather", [e.value(x), e.value(index)], axis=axis)
 
@@ -184,7 +186,9 @@ def _roll(e: Emitter, node: Node) -> str:
 def _flip(e: Emitter, node: Node) -> str:
     axes = [_axis(node, d) for d in node.args[1]]  # type: ignore[union-attr]
     n = len(axes)
-    return e.op("Slice", [e.value(node.args[0]), e.ints([-1] * n), e.ints([-(2**63)] * n), e.ints(axes), e.ints([-1] * n)])
+    return e.op(
+        "Slice", [e.value(node.args[0]), e.ints([-1] * n), e.ints([-(2**63)] * n), e.ints(axes), e.ints([-1] * n)]
+    )
 
 
 @emits(aten.pad.default, aten.constant_pad_nd.default)
@@ -246,7 +250,9 @@ def _fill(e: Emitter, node: Node) -> str:
 
 @emits(aten.arange.default, aten.arange.start, aten.arange.start_step)
 def _arange(e: Emitter, node: Node) -> str:
-    start, end, step = ([0, *node.args] if len(node.args) == 1 else list(node.args)) + ([1] if len(node.args) < 3 else [])
+    start, end, step = ([0, *node.args] if len(node.args) == 1 else list(node.args)) + (
+        [1] if len(node.args) < 3 else []
+    )
     return e.op("Range", [e.operand(v, val(node).dtype) for v in (start, end, step)])
 
 
@@ -259,4 +265,6 @@ def _cast(e: Emitter, node: Node) -> str:
 def _topk(e: Emitter, node: Node) -> tuple[str, ...]:
     x, k = node.args[:2]
     axis = _axis(node, literal(node, 2, "dim", -1))
-    return tuple(e.ops("TopK", [e.value(x), e.shape([k])], 2, axis=axis, largest=int(literal(node, 3, "largest", True))))
+    return tuple(
+        e.ops("TopK", [e.value(x), e.shape([k])], 2, axis=axis, largest=int(literal(node, 3, "largest", True)))
+    )

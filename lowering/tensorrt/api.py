@@ -39,9 +39,7 @@ def load(name: str) -> Any:
         ) from error
     lowest, too_high = SUPPORTED[name]
     if not numbers(lowest) <= numbers(trt.__version__) < numbers(too_high):
-        raise BuildError(
-            f"{name} {trt.__version__} is installed; vitc needs at least {lowest}, below {too_high}"
-        )
+        raise BuildError(f"{name} {trt.__version__} is installed; vitc needs at least {lowest}, below {too_high}")
     if name == "tensorrt_rtx" and sys.platform == "linux":
         # The wheel carries libtensorrt_rtx.so.1 only, and its ONNX parser opens libtensorrt_rtx.so by name
         # before the first plugin node: without this the process aborts there.
@@ -85,9 +83,7 @@ def require_version(trt: Any, minimum: str, maximum: str, needed_for: str) -> No
     version = numbers(trt.__version__)
     low, high = numbers(minimum), numbers(maximum)
     if version[: len(low)] < low or version[: len(high)] > high:
-        raise BuildError(
-            f"{needed_for} needs {trt.__name__} {minimum} to {maximum}; {trt.__version__} is installed"
-        )
+        raise BuildError(f"{needed_for} needs {trt.__name__} {minimum} to {maximum}; {trt.__version__} is installed")
 
 
 def numbers(version: str) -> tuple[int, ...]:

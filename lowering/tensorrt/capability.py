@@ -16,8 +16,7 @@ def set_capability(trt: Any, config: tensorrt.IBuilderConfig, capability: str) -
     devices = [name for name in known if name.startswith("SM")]
     if capability not in devices:
         raise BuildError(
-            f"{trt.__name__} {trt.__version__} has no compute capability {capability!r}; it has "
-            f"{', '.join(devices)}"
+            f"{trt.__name__} {trt.__version__} has no compute capability {capability!r}; it has {', '.join(devices)}"
         )
     config.num_compute_capabilities = 1
     if not config.set_compute_capability(known[capability], 0):  # the second is the index among these

@@ -72,8 +72,6 @@ def alias_object(soname: str, needed: str, machine: int) -> bytes:
     )
     readable_writable = 6  # the loader relocates addresses of the dynamic section in place
     load = struct.pack("<IIQQQQQQ", PT_LOAD, readable_writable, 0, 0, 0, size, size, PAGE)
-    dynamic = struct.pack(
-        "<IIQQQQQQ", PT_DYNAMIC, readable_writable, *[dynamic_at] * 3, dynamic_size, dynamic_size, 8
-    )
+    dynamic = struct.pack("<IIQQQQQQ", PT_DYNAMIC, readable_writable, *[dynamic_at] * 3, dynamic_size, dynamic_size, 8)
     table = b"".join(struct.pack("<qQ", tag, value) for tag, value in entries)
     return header + load + dynamic + table + bytes(SYMBOL) + hashes + strings

@@ -131,8 +131,7 @@ def _set_profile(
             continue
         if -1 in shape[1:]:
             raise BuildError(
-                f"input {tensor.name!r} has shape {list(shape)}; only its first dimension, the batch, may be "
-                "dynamic"
+                f"input {tensor.name!r} has shape {list(shape)}; only its first dimension, the batch, may be dynamic"
             )
         dynamic = True
         batches = (profile.minimum, profile.optimum, profile.maximum)
@@ -141,9 +140,7 @@ def _set_profile(
         raise BuildError(f"TensorRT refused the profile {profile}")
 
 
-def _set_timing_cache(
-    trt: Any, config: tensorrt.IBuilderConfig, stored: bytes | None
-) -> tensorrt.ITimingCache | None:
+def _set_timing_cache(trt: Any, config: tensorrt.IBuilderConfig, stored: bytes | None) -> tensorrt.ITimingCache | None:
     """The cache the build reads and fills; None with TensorRT-RTX, which measures no kernels."""
     if trt.__name__ == "tensorrt_rtx":
         return None

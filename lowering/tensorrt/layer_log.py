@@ -49,8 +49,7 @@ def layers_from_inspector(text: str) -> tuple[RawLayer, ...]:
     layers = json.loads(text)["Layers"]
     if any(isinstance(layer, str) for layer in layers):
         raise BuildError(
-            "the engine holds its layers' names only: it was built without ProfilingVerbosity.DETAILED; "
-            "build it again"
+            "the engine holds its layers' names only: it was built without ProfilingVerbosity.DETAILED; build it again"
         )
     return tuple(_layer_from_json(layer) for layer in layers)
 

@@ -43,9 +43,7 @@ def creation_flags(trt: Any) -> int:
 def describe(error: tensorrt.ParserError) -> str:
     """One parser error: the node's name and operator (with the function it came from), and what was wrong."""
     place = f"{error.node_name() or '(unnamed)'} ({error.node_operator()})"
-    callers = (
-        [caller for caller in error.local_function_stack() if caller] if error.local_function_stack() else []
-    )
+    callers = [caller for caller in error.local_function_stack() if caller] if error.local_function_stack() else []
     inside = f" in {' < '.join(callers)}" if callers else ""
     return f"{place}{inside}: {error.desc()}"
 

@@ -46,7 +46,9 @@ class FoldBatchNorm(Pass):
         rewriter.finish()
         return program
 
-    def _fold(self, rewriter: Rewriter, norm: Node, scale: torch.Tensor, shift: torch.Tensor, dtype: torch.dtype) -> None:
+    def _fold(
+        self, rewriter: Rewriter, norm: Node, scale: torch.Tensor, shift: torch.Tensor, dtype: torch.dtype
+    ) -> None:
         source: Node = norm.args[0]  # type: ignore[assignment]
         with rewriter.at(norm):
             if source.target in _WITH_WEIGHT and sole_user(source) is norm and is_constant(source.args[1]):

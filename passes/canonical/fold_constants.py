@@ -15,7 +15,16 @@ from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
 
 #: Creation operators: constants without an operand.
-_CREATES = ("aten.arange", "aten.full", "aten.zeros", "aten.ones", "aten.scalar_tensor", "aten.linspace", "aten.eye", "aten.empty")
+_CREATES = (
+    "aten.arange",
+    "aten.full",
+    "aten.zeros",
+    "aten.ones",
+    "aten.scalar_tensor",
+    "aten.linspace",
+    "aten.eye",
+    "aten.empty",
+)
 #: The same with an operand that only gives dtype and device (and the shape, which is known).
 _CREATES_LIKE = ("aten.new_", "aten.zeros_like", "aten.ones_like", "aten.full_like", "aten.empty_like")
 
@@ -51,14 +60,18 @@ class FoldConstants(Pass):
                 continue
             name = ".".join(filter(None, (module_path(node), f"folded_{node.name}")))
             with rewriter.at(node):
-                folded = rewriter.parameter(rewriter.unique_name(name), values[node].clone().contiguous(), node in trainable)
+                folded = rewriter.parameter(
+                    rewriter.unique_name(name), values[node].clone().contiguous(), node in trainable
+                )
             rewriter.replace(node, folded)
         rewriter.finish()
         return program
 
     def _too_large(self, node: Node, values: dict[Node, Any]) -> bool:
         size = values[node].numel() * values[node].element_size()
-        operands = sum(values[n].untyped_storage().nbytes() for n in node.all_input_nodes if isinstance(values[n], torch.Tensor))
+        operands = sum(
+            values[n].untyped_storage().nbytes() for n in node.all_input_nodes if isinstance(values[n], torch.Tensor)
+        )
         return bool(size > self.max_bytes and size > operands)
 
 

@@ -1,7 +1,8 @@
-"""fold-layer-scale: a learned factor a channel behind a linear (LayerScale, Touvron et al., arXiv 2103.17239) goes into it.
+"""fold-layer-scale: a learned factor a channel behind a linear (LayerScale, Touvron et al., arXiv 2103.17239) goes into
+it.
 
-(x·Wᵀ + b)·γ = x·(γW)ᵀ + γb: exact, one elementwise pass over the residual branch less, and per-channel INT8 weights take the
-factor for free.
+(x·Wᵀ + b)·γ = x·(γW)ᵀ + γb: exact, one elementwise pass over the residual branch less, and per-channel INT8 weights
+take the factor for free.
 """
 
 from __future__ import annotations

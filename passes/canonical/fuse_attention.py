@@ -1,4 +1,5 @@
-"""fuse-attention: every spelling of softmax(q·kᵀ·scale + bias)·v becomes one scaled_dot_product_attention on 4-D heads."""
+"""fuse-attention: every spelling of softmax(q·kᵀ·scale + bias)·v becomes one scaled_dot_product_attention on 4-D
+heads."""
 
 from __future__ import annotations
 

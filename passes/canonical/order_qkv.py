@@ -42,7 +42,8 @@ class OrderQkv(Pass):
 
 
 def _order(linear: Node, attention: Node) -> torch.Tensor | None:
-    """The linear's features in the order q, k, v, each [H, D]; None if they have it, or are not all of one attention's."""
+    """The linear's features in the order q, k, v, each [H, D]; None if they have it, or are not all of one
+    attention's."""
     if linear.target is not aten.linear.default or not all(is_constant(n) for n in linear.args[1:] if n is not None):
         return None
     operands: list[Node] = list(attention.args[:3])  # type: ignore[arg-type]
@@ -50,10 +51,14 @@ def _order(linear: Node, attention: Node) -> torch.Tensor | None:
         return None
     batch, heads, tokens, head_dim = example_shape(operands[0])
     features = 3 * heads * head_dim
-    if example_shape(linear) != (batch, tokens, features) or any(example_shape(t) != example_shape(operands[0]) for t in operands):
+    if example_shape(linear) != (batch, tokens, features) or any(
+        example_shape(t) != example_shape(operands[0]) for t in operands
+    ):
         return None
     start = indices(linear)
-    moved = torch.stack([replay(t, linear, start).transpose(1, 2) for t in operands], dim=2).reshape(batch, tokens, features)
+    moved = torch.stack([replay(t, linear, start).transpose(1, 2) for t in operands], dim=2).reshape(
+        batch, tokens, features
+    )
     order = moved[0, 0]
     if torch.equal(order, start[0, 0]) or not torch.equal(moved, start[..., order]):
         return None

@@ -19,7 +19,8 @@ sdpa = aten.scaled_dot_product_attention.default
 @register_pass
 @dataclass(frozen=True)
 class SimplifyMask(Pass):
-    """All-true and all-zero masks go, constant boolean masks become additive, and an expand that only repeats is undone."""
+    """All-true and all-zero masks go, constant boolean masks become additive, and an expand that only repeats is
+    undone."""
 
     name = "simplify-mask"
     after = ("fuse-attention", "attention-4d")
@@ -48,7 +49,8 @@ def _simplify(rewriter: Rewriter, node: Node) -> None:
 
 
 def _bias(rewriter: Rewriter, mask: Node) -> Node | None:
-    """The additive bias of rank 4 that does what the mask does; None if it does nothing; the mask itself if it is fine."""
+    """The additive bias of rank 4 that does what the mask does; None if it does nothing; the mask itself if it is
+    fine."""
     bias = mask
     while bias.target is aten.expand.default and len(shape_of(bias)) == len(shape_of(bias.args[0])):  # type: ignore[arg-type]
         bias = bias.args[0]  # type: ignore[assignment]

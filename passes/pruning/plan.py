@@ -1,4 +1,5 @@
-"""The pruning plan: what goes, as an artefact that is saved, shown, and replayed on another checkpoint of the same model."""
+"""The pruning plan: what goes, as an artefact that is saved, shown, and replayed on another checkpoint of the same
+model."""
 
 from __future__ import annotations
 
@@ -15,8 +16,8 @@ _FORMAT, _VERSION = "vitc-prune-plan", 1
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the whole model or a block: elements of weights, their bytes, operations for one image, predicted ms (batch 1; None
-    where the target has no rates)."""
+    """Of the whole model or a block: elements of weights, their bytes, operations for one image, predicted ms (batch 1;
+    None where the target has no rates)."""
 
     params: float
     bytes: float
@@ -36,8 +37,8 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 @dataclass(frozen=True)
 class Cut:
-    """What happens to one group: `removed` of its `units`; `ms`: predicted time of its block before and after, all cuts taken
-    together (None where the target has no rates). A refused cut has a `reason`."""
+    """What happens to one group: `removed` of its `units`; `ms`: predicted time of its block before and after, all cuts
+    taken together (None where the target has no rates). A refused cut has a `reason`."""
 
     group: str
     kind: str
@@ -78,7 +79,9 @@ class PrunePlan:
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise PassError(f"there is no pruning plan {str(path)!r}; save one with vitc.prune(...).plan.save(path)") from None
+            raise PassError(
+                f"there is no pruning plan {str(path)!r}; save one with vitc.prune(...).plan.save(path)"
+            ) from None
         except (OSError, ValueError) as error:
             raise PassError(f"{str(path)!r} is not a pruning plan: {error}") from error
         if not isinstance(data, dict) or data.get("format") != _FORMAT:

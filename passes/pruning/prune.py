@@ -1,4 +1,5 @@
-"""prune: narrower layers and fewer heads, chosen by a criterion under a budget. The only pass that changes the function."""
+"""prune: narrower layers and fewer heads, chosen by a criterion under a budget. The only pass that changes the
+function."""
 
 from __future__ import annotations
 
@@ -35,10 +36,12 @@ _FIELD = {"params": "params", "flops": "flops", "latency": "ms"}
 class Prune(Pass):
     """Structured pruning. Costs accuracy, which training recovers: see docs/pruning.md.
 
-    `ratio`: the share to take away, `of` params, flops or (predicted) latency. `criterion`: 'auto' is 'obs' with data, else
-    'l1'. `ranking`: among groups of one structure, or over all; 'auto' is over all where the criterion's scores can be compared.
-    `kinds`: mlp, heads, qk, v, width, blocks. `keep`: modules that are left alone. `quantum`: widths become multiples of it; 0 is the
-    target's. `floor`: the share of each group that stays. `plan`: the path of a saved plan, replayed instead of all of this.
+    `ratio`: the share to take away, `of` params, flops or (predicted) latency. `criterion`: 'auto' is 'obs' with data,
+    else 'l1'. `ranking`: among groups of one structure, or over all; 'auto' is over all where the criterion's scores
+    can be compared.
+    `kinds`: mlp, heads, qk, v, width, blocks. `keep`: modules that are left alone. `quantum`: widths become multiples
+    of it; 0 is the target's. `floor`: the share of each group that stays. `plan`: the path of a saved plan, replayed
+    instead of all of this.
     """
 
     name = "prune"
@@ -66,7 +69,9 @@ class Prune(Pass):
         offered = self._offered(groups)
         model = CostModel(program, groups.flow)
         if model.untimed and self.of == "latency":
-            raise PassError(f"prune: of=latency cannot be met, {model.untimed}; vitc.prune and vitc.compile measure a cpu by themselves")
+            raise PassError(
+                f"prune: of=latency cannot be met, {model.untimed}; vitc.prune and vitc.compile measure a cpu by themselves"
+            )
         criterion = self._criterion(program)
         scorers = _scorers(criterion, offered)
         facts = Facts(program, groups, _needs(scorers.values(), criterion))
@@ -87,7 +92,9 @@ class Prune(Pass):
         if not 0.0 < self.ratio < 1.0:
             raise PassError(f"prune: ratio is the share to take away, between 0 and 1, got {self.ratio:g}")
         if not 0.0 <= self.floor < 1.0:
-            raise PassError(f"prune: floor is the share of each group that stays, from 0 to below 1, got {self.floor:g}")
+            raise PassError(
+                f"prune: floor is the share of each group that stays, from 0 to below 1, got {self.floor:g}"
+            )
         if self.quantum < 0:
             raise PassError(f"prune: quantum is a number of channels, or 0 for the target's own, got {self.quantum}")
         for what, value, known in (("measure of a budget", self.of, Measure), ("ranking", self.ranking, RankingOption)):
@@ -102,15 +109,24 @@ class Prune(Pass):
         paths = {module_path(n) for g in groups.groups for n in (*g.sources, *g.readers)}
         for pattern in self.keep:
             if not any(_matches(path, pattern) for path in paths):
-                raise PassError(unknown("module in prune's keep", pattern, paths, "keep takes module paths and patterns with *"))
+                raise PassError(
+                    unknown("module in prune's keep", pattern, paths, "keep takes module paths and patterns with *")
+                )
         wanted = [g for g in groups.groups if g.kind in self.kinds]
         if not wanted:
-            reasons = "; ".join(f"{r.path}: {r.reason}" for r in groups.refused[:5]) or "the model has no linear and no convolution"
+            reasons = (
+                "; ".join(f"{r.path}: {r.reason}" for r in groups.refused[:5])
+                or "the model has no linear and no convolution"
+            )
             others = ", ".join(dict.fromkeys(g.kind for g in groups.groups)) or "none"
-            raise PassError(f"prune: no group of the kinds {', '.join(self.kinds)} can be pruned; of others: {others}. {reasons}")
+            raise PassError(
+                f"prune: no group of the kinds {', '.join(self.kinds)} can be pruned; of others: {others}. {reasons}"
+            )
         found = [g for g in wanted if not self._is_kept(g)]
         if not found:
-            raise PassError(f"prune: keep={list(self.keep)} leaves alone all {len(wanted)} groups of the kinds {', '.join(self.kinds)}")
+            raise PassError(
+                f"prune: keep={list(self.keep)} leaves alone all {len(wanted)} groups of the kinds {', '.join(self.kinds)}"
+            )
         return found
 
     def _is_kept(self, group: Group) -> bool:
@@ -136,7 +152,12 @@ class Prune(Pass):
         return self.ranking
 
     def _choose(
-        self, program: Program, groups: Groups, offered: list[Group], scores: Mapping[str, torch.Tensor], model: CostModel,
+        self,
+        program: Program,
+        groups: Groups,
+        offered: list[Group],
+        scores: Mapping[str, torch.Tensor],
+        model: CostModel,
         ranking: Ranking,
     ) -> tuple[list[Cut], dict[str, Cost], dict[str, Cost]]:
         nothing = features_of(groups, {})[0]
@@ -171,7 +192,11 @@ class Prune(Pass):
         return float(getattr(cost, _FIELD[self.of]))
 
     def _out_of_reach(
-        self, waiting: list[Queue], cost: Callable[[Mapping[str, list[int]]], float], before: Cost, slower: Mapping[str, str]
+        self,
+        waiting: list[Queue],
+        cost: Callable[[Mapping[str, list[int]]], float],
+        before: Cost,
+        slower: Mapping[str, str],
     ) -> str:
         everything = {q.group.name: q.removed_at(1.0) for q in waiting}
         most = 1.0 - cost(everything) / self._figure(before) if waiting else 0.0
@@ -183,7 +208,8 @@ class Prune(Pass):
 
 
 def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:
-    """The criterion for each kind. Queries and keys are read by no layer: where the criterion cannot see them, 'snp' does."""
+    """The criterion for each kind. Queries and keys are read by no layer: where the criterion cannot see them, 'snp'
+    does."""
     scorers: dict[str, Criterion] = {}
     for kind in dict.fromkeys(g.kind for g in groups):
         if criterion.kinds is None or kind in criterion.kinds:
@@ -236,7 +262,9 @@ def _cut(group: Group, removed: list[int], was: Mapping[str, Cost], now: Mapping
     return Cut(group.name, group.kind, len(group), () if reason else tuple(removed), ms, reason)
 
 
-def _summary(criterion: Criterion, ranking: Ranking, cuts: list[Cut], before: Mapping[str, Cost], after: Mapping[str, Cost]) -> str:
+def _summary(
+    criterion: Criterion, ranking: Ranking, cuts: list[Cut], before: Mapping[str, Cost], after: Mapping[str, Cost]
+) -> str:
     was, now = total(before.values()), total(after.values())
     shares = [f"params −{1 - now.params / was.params:.1%}", f"FLOPs −{1 - now.flops / was.flops:.1%}"]
     if was.ms is not None and now.ms is not None:

@@ -53,11 +53,14 @@ def check_fits(plan: PrunePlan, program: Program) -> None:
 
 
 def check_cuts(cuts: Sequence[Cut], groups: Groups) -> None:
-    """Raises PassError unless each cut takes units away that one of the groups has: a plan is a file that can be edited."""
+    """Raises PassError unless each cut takes units away that one of the groups has: a plan is a file that can be
+    edited."""
     sizes = {g.name: len(g) for g in groups.groups}
     for cut in cuts:
         if cut.group not in sizes:
             raise PassError(unknown("group in the pruning plan", cut.group, sizes))
         wrong = [unit for unit in cut.removed if not 0 <= unit < sizes[cut.group]]
         if wrong:
-            raise PassError(f"the pruning plan takes the units {wrong} from {cut.group}, whose units are 0 to {sizes[cut.group] - 1}")
+            raise PassError(
+                f"the pruning plan takes the units {wrong} from {cut.group}, whose units are 0 to {sizes[cut.group] - 1}"
+            )

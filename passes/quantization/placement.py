@@ -13,8 +13,8 @@ aten, ops = torch.ops.aten, torch.ops.vitc
 
 
 def is_head(linear: Node) -> bool:
-    """A linear that no other linear or attention follows, and whose result does not go back to what it was computed from:
-    a model without a head ends in a block's own linear and its residual add."""
+    """A linear that no other linear or attention follows, and whose result does not go back to what it was computed
+    from: a model without a head ends in a block's own linear and its residual add."""
     before = _reached(linear, lambda n: n.all_input_nodes)
     for user in _reached(linear, lambda n: n.users):
         if user.target in (aten.linear.default, ops.attention.default, aten.conv2d.default):

@@ -34,10 +34,11 @@ _ROUNDINGS = {"gptq": round_by_gptq, "adaround": round_by_adaround}
 @dataclass(frozen=True)
 class QuantizeInt8(Pass):
     """`calibrator`: how a tensor's range is chosen; auto takes, per tensor, the one with the least measured error.
-    `correct_bias`: the mean error that a GEMM's weights make is taken out of its bias. `attention`: also the attention's own
-    border (for the INT8 kernel). `convolutions`: also the patch embedding. `head`: also the classifier (its few FLOPs gain
-    nothing). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those whose attention multiplies
-    by V in FP16. `rounding`: of the linears' weights; gptq chooses it layer by layer, adaround trains it block by block.
+    `correct_bias`: the mean error that a GEMM's weights make is taken out of its bias. `attention`: also the
+    attention's own border (for the INT8 kernel). `convolutions`: also the patch embedding. `head`: also the classifier
+    (its few FLOPs gain nothing). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those
+    whose attention multiplies by V in FP16. `rounding`: of the linears' weights; gptq chooses it layer by layer,
+    adaround trains it block by block.
     `seed`: of the samples of activations."""
 
     name = "quantize-int8"
@@ -99,8 +100,8 @@ class QuantizeInt8(Pass):
         return wanted and is_constant(node.args[1]) and not is_constant(node.args[0]) and not _matches(node, self.skip)
 
     def with_ranges(self, program: Program, sites: Sites) -> Program:
-        """The program with a range for each of the sites' tensors, and a rounding for each linear where `rounding` asks for
-        one, from its calibration stream if it has none yet.
+        """The program with a range for each of the sites' tensors, and a rounding for each linear where `rounding` asks
+        for one, from its calibration stream if it has none yet.
 
         Raises CalibrationError without a stream.
         """
@@ -144,7 +145,12 @@ def _matches(node: Node, patterns: tuple[str, ...]) -> bool:
 
 
 def _quantise_gemm(
-    rewriter: Rewriter, node: Node, scale: float, activations: dict[Node, Node], mean: torch.Tensor | None, offsets: torch.Tensor | None
+    rewriter: Rewriter,
+    node: Node,
+    scale: float,
+    activations: dict[Node, Node],
+    mean: torch.Tensor | None,
+    offsets: torch.Tensor | None,
 ) -> QuantisedGemm:
     """`mean` [C]: of its input. `offsets` [O, C]: of the integers from the nearest ones."""
     x, weight = operand(node), operand(node, 1)
@@ -172,7 +178,9 @@ def _quantise_gemm(
 
 def _quantise_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) -> Node:
     with rewriter.at(at):
-        step = rewriter.parameter(rewriter.unique_name(f"{_home(x)}{x.name}_scale"), torch.tensor(scale, dtype=val(x).dtype))
+        step = rewriter.parameter(
+            rewriter.unique_name(f"{_home(x)}{x.name}_scale"), torch.tensor(scale, dtype=val(x).dtype)
+        )
         integers = rewriter.call(ops.quantize.default, x, step, _NO_AXIS)
         return rewriter.call(ops.dequantize.default, integers, step, _NO_AXIS)
 
@@ -206,7 +214,9 @@ def _quantise_attention(
 
 
 def _integers(rewriter: Rewriter, x: Node, scale: float) -> Node:
-    step = rewriter.parameter(rewriter.unique_name(f"{_home(x)}{x.name}_scale"), torch.tensor(scale, dtype=val(x).dtype))
+    step = rewriter.parameter(
+        rewriter.unique_name(f"{_home(x)}{x.name}_scale"), torch.tensor(scale, dtype=val(x).dtype)
+    )
     return rewriter.call(ops.quantize.default, x, step, _NO_AXIS)
 
 

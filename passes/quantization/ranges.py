@@ -68,7 +68,9 @@ def parts_of(attention: Node) -> dict[str, Part]:
     return {x.name: Part(x) for x in (q, operand(attention, 1), operand(attention, 2))}
 
 
-def choose_ranges(program: Program, sites: Sites, calibrator: str, seed: int) -> tuple[dict[str, float], dict[str, Tensor], str]:
+def choose_ranges(
+    program: Program, sites: Sites, calibrator: str, seed: int
+) -> tuple[dict[str, float], dict[str, Tensor], str]:
     """(range by name, mean of each linear's input, a line for the journal)."""
     tensors = sites.tensors()
     histograms = {name: MagnitudeHistogram() for name in tensors}

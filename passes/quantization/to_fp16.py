@@ -1,9 +1,10 @@
 """to-fp16: half precision where it is safe, FP32 where it is not, with every cast explicit.
 
 Without data the safe set is by construction: LayerNorm, softmax, reductions and residual adds (whose range grows with
-depth) stay in FP32; GEMMs, convolutions, attention and what is elementwise between them run in FP16. With calibration data
-what was seen counts too: an operator whose result or operand comes within a factor of two of FP16's end, or lies wholly
-among its subnormal numbers, stays in FP32, and the report names it. A weight beyond FP16's range does so without data.
+depth) stay in FP32; GEMMs, convolutions, attention and what is elementwise between them run in FP16. With calibration
+data what was seen counts too: an operator whose result or operand comes within a factor of two of FP16's end, or lies
+wholly among its subnormal numbers, stays in FP32, and the report names it. A weight beyond FP16's range does so without
+data.
 
 INT8 GEMMs keep FP32 scales and an FP32 result. With FP16 scales TensorRT stores the raw INT32 sums in FP16 before it
 scales them, and sums beyond 65504 become infinite; docs/decisions/0010-tensorrt-spelling.md has the measurement.
@@ -98,7 +99,9 @@ def _evidence(program: Program) -> str:
     names = {n.name for n in program.graph.nodes if is_tensor(n) and val(n).dtype == torch.float16}
     peaks = {n: program.ranges[f"{n}/peak"] for n in names if f"{n}/peak" in program.ranges}
     if not peaks:
-        return "no range of an FP16 tensor was seen: the choice is by kind of operator (calibration=images shows ranges)"
+        return (
+            "no range of an FP16 tensor was seen: the choice is by kind of operator (calibration=images shows ranges)"
+        )
     largest = max(peaks, key=lambda n: (peaks[n], n))
     return f"the largest magnitude seen in FP16 is {peaks[largest]:.4g}, in {largest}; FP16 ends at {_LARGEST:.0f}"
 
@@ -106,7 +109,9 @@ def _evidence(program: Program) -> str:
 def _wanted(node: Node) -> torch.dtype | None:
     """The dtype an operator computes in; None for what has no floating-point operand of its own."""
     name = op_name(node)
-    if name in ("vitc.quantize", "vitc.dequantize") or any(op_name(a) == "vitc.dequantize" for a in node.all_input_nodes):
+    if name in ("vitc.quantize", "vitc.dequantize") or any(
+        op_name(a) == "vitc.dequantize" for a in node.all_input_nodes
+    ):
         return torch.float32  # see the module's text
     if name in _POINTWISE:
         return val(operand(node)).dtype

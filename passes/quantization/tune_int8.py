@@ -1,8 +1,9 @@
-"""tune-int8: trains the weights with INT8 in view (QAT), the floating-point program being the teacher, before quantize-int8.
+"""tune-int8: trains the weights with INT8 in view (QAT), the floating-point program being the teacher, before
+quantize-int8.
 
-The calibration images are all it needs: the labels are the teacher's outputs. Every fourth of them is not trained on but judges: where
-training does not bring the INT8 outputs nearer there, the weights stay as they are. That is the usual case: where INT8 alone is
-good, what is left to learn drowns in the noise of a few steps.
+The calibration images are all it needs: the labels are the teacher's outputs. Every fourth of them is not trained on
+but judges: where training does not bring the INT8 outputs nearer there, the weights stay as they are. That is the usual
+case: where INT8 alone is good, what is left to learn drowns in the noise of a few steps.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from vitc.pipeline import Pass, register_pass
 @register_pass
 @dataclass(frozen=True)
 class TuneInt8(Pass):
-    """Distils the program into its own INT8 form, if that helps. `epochs`: passes over the calibration images. `rate`: the largest learning
-    rate. `learn_steps`: also train the activations' step sizes (LSQ). `temperature`: of the soft labels. `batch_size`: images a
-    step. `skip`: as quantize-int8's. `seed`: of the order of the images."""
+    """Distils the program into its own INT8 form, if that helps. `epochs`: passes over the calibration images. `rate`:
+    the largest learning rate. `learn_steps`: also train the activations' step sizes (LSQ). `temperature`: of the soft
+    labels. `batch_size`: images a step. `skip`: as quantize-int8's. `seed`: of the order of the images."""
 
     name = "tune-int8"
     needs = "tiled"
@@ -56,7 +57,12 @@ class TuneInt8(Pass):
             return sum(losses) / int(judges.sum())
 
         result = distill(
-            student.module, program.module, images[finders], stages=(stage,), config=config, evaluate=lambda module: -divergence(module)
+            student.module,
+            program.module,
+            images[finders],
+            stages=(stage,),
+            config=config,
+            evaluate=lambda module: -divergence(module),
         )
         trained = student.program()
         before, after = (divergence(self._int8(p).module) for p in (program, trained))
@@ -73,7 +79,11 @@ class TuneInt8(Pass):
 
     def _images(self, program: Program) -> torch.Tensor:
         if program.calibration is None:
-            raise CalibrationError("tune-int8 trains on the calibration data and there is none; pass calibration=images")
+            raise CalibrationError(
+                "tune-int8 trains on the calibration data and there is none; pass calibration=images"
+            )
         if len(program.example_inputs) != 1:
-            raise PassError(f"tune-int8 trains models of one input, this one has {len(program.example_inputs)}; leave the pass out")
+            raise PassError(
+                f"tune-int8 trains models of one input, this one has {len(program.example_inputs)}; leave the pass out"
+            )
         return torch.cat([batch[0] for batch in program.calibration])

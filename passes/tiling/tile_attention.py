@@ -67,7 +67,9 @@ class TileAttention(Pass):
         tile_q, tile_k = self.tile_q or tile_q, self.tile_k or tile_k
         with rewriter.at(node):
             if layout != "bhnd":
-                inputs = [_three_dims(rewriter, n, example_shape(t)[2]) for n, t in zip(inputs, (q, k, v), strict=False)]
+                inputs = [
+                    _three_dims(rewriter, n, example_shape(t)[2]) for n, t in zip(inputs, (q, k, v), strict=False)
+                ]
             padded = [*inputs, None, None][:3]
             new = rewriter.call(
                 torch.ops.vitc.attention.default, *padded, bias, heads, head_dim, scale, layout, tile_q, tile_k

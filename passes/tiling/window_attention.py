@@ -1,9 +1,9 @@
 """window-attention: each token attends to its own block of tokens and an overlap on both sides, not to all.
 
-Lossy, and so only where it is asked for: at high resolutions N² becomes N·(window + 2·overlap). Tokens are blocked in the
-order they have (row by row), as local attention over sequences does it (Longformer, Beltagy et al., arXiv 2004.05150); class
-and register tokens in front attend to all and are seen by all, as its global tokens are. At the image's ends a block sees
-the nearest `window + 2·overlap` tokens, so every block is alike and nothing is masked.
+Lossy, and so only where it is asked for: at high resolutions N² becomes N·(window + 2·overlap). Tokens are blocked in
+the order they have (row by row), as local attention over sequences does it (Longformer, Beltagy et al., arXiv
+2004.05150); class and register tokens in front attend to all and are seen by all, as its global tokens are. At the
+image's ends a block sees the nearest `window + 2·overlap` tokens, so every block is alike and nothing is masked.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _MOST_GLOBAL = 16
 @register_pass
 @dataclass(frozen=True)
 class WindowAttention(Pass):
-    """`window`: tokens a block; `overlap`: tokens seen beyond each of its ends; `global_tokens`: in front, −1: as many as are
-    left over from a square image."""
+    """`window`: tokens a block; `overlap`: tokens seen beyond each of its ends; `global_tokens`: in front, −1: as many
+    as are left over from a square image."""
 
     name = "window-attention"
     needs = "tiled"
@@ -89,7 +89,9 @@ class WindowAttention(Pass):
             else:
                 parts = [q, k, v]  # type: ignore[list-item]
             seen = _keys(tokens, front, self.window, self.overlap)
-            index = rewriter.parameter(rewriter.unique_name(f"windows_{tokens}_{self.window}_{self.overlap}_{front}"), seen.flatten())
+            index = rewriter.parameter(
+                rewriter.unique_name(f"windows_{tokens}_{self.window}_{self.overlap}_{front}"), seen.flatten()
+            )
             queries = rewriter.call(aten.slice.Tensor, parts[0], 1, front, tokens) if front else parts[0]
             blocks = [rewriter.call(aten.reshape.default, queries, [-1, self.window, width])]
             for part in parts[1:]:

@@ -16,7 +16,11 @@ def test_int8_within_half_a_point_of_fp32() -> None:
     assert before > 0.9
     for target in ("cpu", "orin"):
         compiled = vitc.compile(
-            model, target, example_inputs=digits.train_images[:2], calibration=digits.train_images[:256], quantize="int8"
+            model,
+            target,
+            example_inputs=digits.train_images[:2],
+            calibration=digits.train_images[:256],
+            quantize="int8",
         )
         assert compiled.program.stage == "quantized"
         assert digits.accuracy(compiled) >= before - 0.005

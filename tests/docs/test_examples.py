@@ -42,8 +42,14 @@ def _blocks(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
-PAGES = ["README.md", "docs/distillation.md", "docs/getting-started.md", "docs/pruning.md", "docs/quantization.md",
-         "docs/write-a-pass.md"]
+PAGES = [
+    "README.md",
+    "docs/distillation.md",
+    "docs/getting-started.md",
+    "docs/pruning.md",
+    "docs/quantization.md",
+    "docs/write-a-pass.md",
+]
 
 
 @pytest.mark.parametrize("page", PAGES)

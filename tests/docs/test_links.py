@@ -31,7 +31,9 @@ def test_api_page_names_no_unknown_name() -> None:
     assert named == set(vitc.__all__)
 
 
-_HEADINGS = re.findall(r"^### `vitc\.([A-Za-z_]+)\((.*)\)`$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE)
+_HEADINGS = re.findall(
+    r"^### `vitc\.([A-Za-z_]+)\((.*)\)`$", (ROOT / "docs" / "api.md").read_text(), flags=re.MULTILINE
+)
 
 
 @pytest.mark.parametrize(("name", "arguments"), _HEADINGS, ids=[name for name, _ in _HEADINGS])

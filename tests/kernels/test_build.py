@@ -73,9 +73,7 @@ def test_sass_of_orin_uses_the_tensor_cores_and_no_local_memory(variant: Variant
     if variant is VIT_INT8:
         assert any(name.startswith("IMMA.16832.S8.S8") for name in found)  # Q.K
         assert any(name.startswith("IMMA.16832.U8.S8") for name in found)  # P.V
-        assert not any(
-            name.startswith("I2F") for name in found if "RP" not in name
-        )  # the magic number instead
+        assert not any(name.startswith("I2F") for name in found if "RP" not in name)  # the magic number instead
 
 
 @needs_nvcc
@@ -84,9 +82,7 @@ def test_sass_that_lacks_what_it_must_have_is_refused(monkeypatch: pytest.Monkey
     cubin = build.build_cubin(VIT_HALF, "sm_87")
     with pytest.raises(BuildError, match="holds no IMMA: the tensor cores are not used"):
         build.check_sass(dataclasses.replace(cubin, variant=VIT_INT8))
-    monkeypatch.setattr(
-        build, "disassemble", lambda _: "/*0010*/ HMMA.16816.F32 R0 ;\n/*0020*/ @P0 STL [R1], R2 ;"
-    )
+    monkeypatch.setattr(build, "disassemble", lambda _: "/*0010*/ HMMA.16816.F32 R0 ;\n/*0020*/ @P0 STL [R1], R2 ;")
     with pytest.raises(BuildError, match="goes through local memory: STL"):
         build.check_sass(cubin)
 
@@ -94,9 +90,7 @@ def test_sass_that_lacks_what_it_must_have_is_refused(monkeypatch: pytest.Monkey
 def test_spills_are_refused() -> None:
     log = "16 bytes stack frame, 12 bytes spill stores, 16 bytes spill loads\nUsed 128 registers, used 1 barriers"
     cubin = build._read_log(VIT_INT8, "sm_87", Path("x.cubin"), log)
-    with pytest.raises(
-        BuildError, match="spills: 16 bytes of registers, 16 bytes of stack. Take a smaller tile"
-    ):
+    with pytest.raises(BuildError, match="spills: 16 bytes of registers, 16 bytes of stack. Take a smaller tile"):
         build.check(cubin)
     with pytest.raises(BuildError, match="needs more registers than an SM has: 600"):
         build.check(dataclasses.replace(cubin, stack_bytes=0, spill_bytes=0, registers=600))
@@ -108,9 +102,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown CUDA architecture 'sm_70'.*did you mean"):
         build.build_cubin(VIT_INT8, "sm_70")
     big = dataclasses.replace(VIT_HALF, head_dim=128)
-    with pytest.raises(
-        InputError, match="81920 bytes of shared memory and a block of sm_75 has 65536: take a smaller"
-    ):
+    with pytest.raises(InputError, match="81920 bytes of shared memory and a block of sm_75 has 65536: take a smaller"):
         build.build_cubin(big, "sm_75")
     with pytest.raises(InputError, match="no head dimension 48; it has 32, 64, 72, 80, 96, 128"):
         dataclasses.replace(VIT_INT8, head_dim=48)
@@ -124,9 +116,7 @@ def test_refusals(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         sass.disassemble(tmp_path / "x")
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("nvidia") is None, reason="no CUDA packages (pip install 'vitc[nvcc]')"
-)
+@pytest.mark.skipif(importlib.util.find_spec("nvidia") is None, reason="no CUDA packages (pip install 'vitc[nvcc]')")
 def test_the_packages_compiler_serves_where_no_toolkit_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("CUDA_HOME", raising=False)
     monkeypatch.setattr(toolkit, "SYSTEM_TOOLKIT", tmp_path / "nowhere")
@@ -146,9 +136,7 @@ def test_a_failing_compiler_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @needs_nvcc
 def test_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        build, "all_variants", lambda dims: [VIT_INT8, dataclasses.replace(VIT_INT8, tile=TILES[1])]
-    )
+    monkeypatch.setattr(build, "all_variants", lambda dims: [VIT_INT8, dataclasses.replace(VIT_INT8, tile=TILES[1])])
     assert build.main(["--arch", "sm_87", "--head-dim", "64", "--default-tile"]) == 0
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1
@@ -173,9 +161,7 @@ def test_occupancy() -> None:
 
 
 def test_a_tile_that_fits_exists_everywhere() -> None:
-    for arch, dim, input_, output in itertools.product(
-        SM_LIMITS, HEAD_DIMS, ("int8", "fp16"), ("int8", "fp16")
-    ):
+    for arch, dim, input_, output in itertools.product(SM_LIMITS, HEAD_DIMS, ("int8", "fp16"), ("int8", "fp16")):
         assert fits(arch, dim, input_, output, resolve_tile(arch, dim, input_, output, 64, 64))
     with pytest.raises(InputError, match="unknown CUDA architecture"):
         fits("sm_52", 64, "int8", "int8", DEFAULT_TILE)

@@ -32,9 +32,7 @@ CUDA_INCLUDES = [
 needs_tensorrt = pytest.mark.skipif(
     not ROOTS, reason="TENSORRT_ROOT is not set: the C++ plugin is not compiled against TensorRT's headers"
 )
-needs_cuda = pytest.mark.skipif(
-    not CUDA_INCLUDES, reason="no CUDA headers: the C++ plugin is not compiled"
-)
+needs_cuda = pytest.mark.skipif(not CUDA_INCLUDES, reason="no CUDA headers: the C++ plugin is not compiled")
 TYPE_CODES = {"string": 6, "int": 5, "float": 1, "floats": 1}
 """PluginFieldType: kCHAR, kINT32, kFLOAT32 (several have no type of their own)."""
 
@@ -149,9 +147,7 @@ def test_the_dispatch_compiles(tmp_path: Path) -> None:
     nvcc = build.require_nvcc()
     command = [nvcc, "-std=c++17", "-O1", "-arch=sm_87", "-c", "-Xptxas", "-v", "-include", str(dims)]
     command += [f"-I{KERNELS / 'cuda'}", f"-I{KERNELS / 'plugin'}", str(KERNELS / "plugin" / "dispatch.cu")]
-    done = subprocess.run(
-        [*command, "-o", str(tmp_path / "x.o")], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "-o", str(tmp_path / "x.o")], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     kernels = 3 * 2 * 2 * len(TILES)
     assert done.stderr.count(" 0 bytes stack frame, 0 bytes spill stores") == kernels

@@ -73,9 +73,7 @@ def qkv(fields: AttentionFields, batch: int, tokens: int, seed: int = 0) -> np.n
     return draw(fields, (batch, tokens, 3 * fields.num_heads * fields.head_dim), seed)
 
 
-def check(
-    machine: Harness, fields: AttentionFields, inputs: list[np.ndarray], tile: Tile = TILE
-) -> np.ndarray:
+def check(machine: Harness, fields: AttentionFields, inputs: list[np.ndarray], tile: Tile = TILE) -> np.ndarray:
     """Plays the kernel and holds it to the reference (INT8) or to the derived bound; no bank conflicts either way."""
     played = machine.run(fields, inputs, tile)
     assert played.bank_conflicts == 0
@@ -154,9 +152,7 @@ def test_tiles(tile: Tile) -> None:
 
 def test_turing_gives_the_same_with_narrow_products_and_plain_loads() -> None:
     nodes = [
-        with_tile(dataclasses.replace(f, head_dim=d, num_heads=2), SMALL)
-        for f in KINDS.values()
-        for d in (64, 72)
+        with_tile(dataclasses.replace(f, head_dim=d, num_heads=2), SMALL) for f in KINDS.values() for d in (64, 72)
     ]
     turing = Harness([variant_of(f, SMALL) for f in nodes], arch=750)
     for fields in nodes:
@@ -304,9 +300,7 @@ def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_source_that_does_not_compile(tmp_path: Path) -> None:
-    changed = plant(
-        tmp_path, "attention.cuh", "VITC_DEVICE void run() {", "VITC_DEVICE void run() { nonsense;"
-    )
+    changed = plant(tmp_path, "attention.cuh", "VITC_DEVICE void run() {", "VITC_DEVICE void run() { nonsense;")
     with pytest.raises(BuildError, match="nonsense"):
         Harness([variant_of(INT8, SMALL)], cuda_sources=changed, cache=tmp_path / "cache")
 

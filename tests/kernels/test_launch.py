@@ -81,7 +81,9 @@ def launcher(driver: FakeDriver) -> CubinLaunch:
 @pytest.mark.parametrize("base", [NODE, HALF], ids=["int8", "fp16"])
 @pytest.mark.parametrize("by_head", [False, True])
 @pytest.mark.parametrize("bias", [None, np.float16, np.float32])
-def test_parameters_are_those_of_the_cpp_side(layout: str, base: AttentionFields, bias: type | None, by_head: bool) -> None:
+def test_parameters_are_those_of_the_cpp_side(
+    layout: str, base: AttentionFields, bias: type | None, by_head: bool
+) -> None:
     if by_head and not base.int8_in:
         pytest.skip("FP16 inputs have no scales")
     if by_head:

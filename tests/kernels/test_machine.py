@@ -118,7 +118,8 @@ def test_half_products(shim: ctypes.CDLL, which: int) -> None:
 
 @pytest.mark.parametrize("transposed", [0, 1])
 def test_load_matrix(shim: ctypes.CDLL, transposed: int) -> None:
-    """Thread t has elements (t / 4, 2 * (t % 4)) and the next of each matrix, or of its transpose (PTX ISA, ldmatrix)."""
+    """Thread t has elements (t / 4, 2 * (t % 4)) and the next of each matrix, or of its transpose (PTX ISA,
+    ldmatrix)."""
     matrices = np.arange(4 * 64, dtype=np.uint16).reshape(4, 8, 8)
     got = np.zeros((32, 4), np.uint32)
     assert shim.shim_load_matrix(transposed, pointer(matrices), pointer(got)) == 0
@@ -130,14 +131,10 @@ def test_load_matrix(shim: ctypes.CDLL, transposed: int) -> None:
 def test_half_conversion_rounds_as_numpy(shim: ctypes.CDLL) -> None:
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
     middles = (halves[:-1] + halves[1:]) / 2
-    values = np.concatenate(
-        [halves[::7], middles[::7], np.nextafter(middles[::11], np.float32(0)), [65519.0, 65520.0]]
-    )
+    values = np.concatenate([halves[::7], middles[::7], np.nextafter(middles[::11], np.float32(0)), [65519.0, 65520.0]])
     for value in np.concatenate([values, -values]).astype(np.float32):
         with np.errstate(over="ignore"):
-            assert shim.shim_float_to_half(float(value)) == int(value.astype(np.float16).view(np.uint16)), (
-                value
-            )
+            assert shim.shim_float_to_half(float(value)) == int(value.astype(np.float16).view(np.uint16)), value
 
 
 def test_permute_bytes(shim: ctypes.CDLL) -> None:

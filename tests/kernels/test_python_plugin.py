@@ -128,7 +128,10 @@ class TestClass:
 
     def test_scales_by_head_round_trip(self, trt: Any) -> None:
         fields = dataclasses.replace(INT8, head_scales=tuple(0.5 + i / 4 for i in range(9)))
-        assert python_plugin.read_collection(python_plugin.StoredFields.of(trt, fields).collection).head_scales == fields.head_scales
+        assert (
+            python_plugin.read_collection(python_plugin.StoredFields.of(trt, fields).collection).head_scales
+            == fields.head_scales
+        )
 
     def test_an_unknown_tactic(self, trt: Any) -> None:
         with pytest.raises(LoweringError, match="has only tactic 0; TensorRT asked for 7"):

@@ -39,9 +39,7 @@ def gaussian(shape: tuple[int, ...], fields: AttentionFields, seed: int = 0) -> 
     return x.astype(np.float16)
 
 
-def make_inputs(
-    fields: AttentionFields, batch: int, tokens: int, keys: int, seed: int = 0
-) -> list[np.ndarray]:
+def make_inputs(fields: AttentionFields, batch: int, tokens: int, keys: int, seed: int = 0) -> list[np.ndarray]:
     h, d = fields.num_heads, fields.head_dim
     if fields.layout == "packed":
         inputs = [gaussian((batch, tokens, 3 * h * d), fields, seed)]

@@ -51,7 +51,8 @@ def test_a_loop_without_products() -> None:
 
 
 needs_tools = pytest.mark.skipif(
-    not (build.find_tool("nvcc") and build.find_tool("nvdisasm")), reason="no nvcc or no nvdisasm (pip install 'vitc[nvcc]')"
+    not (build.find_tool("nvcc") and build.find_tool("nvdisasm")),
+    reason="no nvcc or no nvdisasm (pip install 'vitc[nvcc]')",
 )
 
 
@@ -63,7 +64,9 @@ def cost_of(head_dim: int, input: str, probability: str, tile: Tile) -> sass.Til
 @needs_tools
 @pytest.mark.parametrize(("input", "probability"), [("int8", "int8"), ("int8", "fp16"), ("fp16", "fp16")])
 @pytest.mark.parametrize("head_dim", [64, 80])
-def test_the_products_and_exponentials_of_a_tile_are_those_of_its_shape(head_dim: int, input: str, probability: str) -> None:
+def test_the_products_and_exponentials_of_a_tile_are_those_of_its_shape(
+    head_dim: int, input: str, probability: str
+) -> None:
     """64 keys and 16 rows a warp: none is computed twice, and padding is all that is computed beyond."""
     cost = cost_of(head_dim, input, probability, DEFAULT_TILE)
     rate = {"int8": 512, "fp16": 256}
@@ -83,7 +86,9 @@ def test_short_tiles_cost_more_a_key() -> None:
 
 
 @needs_tools
-def test_the_build_prints_what_a_tile_costs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_build_prints_what_a_tile_costs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     variant = Variant(64, "int8", "int8", "int8", False, DEFAULT_TILE)
     monkeypatch.setattr(build, "all_variants", lambda dims: [variant])
     assert build.main(["--arch", "sm_87", "--head-dim", "64", "--mix"]) == 0

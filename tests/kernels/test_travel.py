@@ -49,7 +49,8 @@ def test_a_device_the_kernel_is_not_for() -> None:
 
 
 @pytest.mark.skipif(
-    shutil.which("cmake") is None or build.find_tool("nvcc") is None, reason="no cmake or no nvcc: nothing is configured"
+    shutil.which("cmake") is None or build.find_tool("nvcc") is None,
+    reason="no cmake or no nvcc: nothing is configured",
 )
 @pytest.mark.slow
 def test_the_bundles_cmake_builds_the_kernels_with_its_own_options(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
-"""Prints the site-packages folder of this environment: the content of a .pth file that lends another its dependencies."""
+"""Prints the site-packages folder of this environment: the content of a .pth file that lends another its
+dependencies."""
 
 from __future__ import annotations
 

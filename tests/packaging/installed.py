@@ -1,4 +1,5 @@
-"""Run by another environment's Python from another directory: `installed.py REPOSITORY`. The installed vitc is whole."""
+"""Run by another environment's Python from another directory: `installed.py REPOSITORY`. The installed vitc is
+whole."""
 
 from __future__ import annotations
 
@@ -7,7 +8,14 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
-MODULES = ("vitc", "vitc.passes.all", "vitc.lowering.onnx.model", "vitc.kernels.python_plugin", "vitc.runtime", "vitc.cli")
+MODULES = (
+    "vitc",
+    "vitc.passes.all",
+    "vitc.lowering.onnx.model",
+    "vitc.kernels.python_plugin",
+    "vitc.runtime",
+    "vitc.cli",
+)
 DATA = (
     ("vitc.targets", "orin.toml"),
     ("vitc.bundle", "build.sh"),

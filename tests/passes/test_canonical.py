@@ -57,7 +57,9 @@ def test_drop_noops_keeps_what_changes_shape_or_value() -> None:
 
 
 def test_fold_constants_computes_what_depends_on_weights_alone() -> None:
-    model = Lambda(lambda m, x: x + m.table.exp().t()[None], table=nn.Parameter(torch.randn(models.WIDTH, models.TOKENS)))
+    model = Lambda(
+        lambda m, x: x + m.table.exp().t()[None], table=nn.Parameter(torch.randn(models.WIDTH, models.TOKENS))
+    )
     _, after = check(model, "fold-constants", tokens())
     assert [n.target for n in after.graph.nodes if n.op == "call_function"] == [aten.add.Tensor]
 
@@ -69,7 +71,9 @@ def test_fold_constants_knows_tensors_that_only_look_like_the_input() -> None:
 
 
 def test_fold_constants_leaves_what_would_grow_beyond_max_bytes() -> None:
-    model = Lambda(lambda m, x: x + m.row.expand(models.TOKENS, models.WIDTH), row=nn.Parameter(torch.randn(models.WIDTH)))
+    model = Lambda(
+        lambda m, x: x + m.row.expand(models.TOKENS, models.WIDTH), row=nn.Parameter(torch.randn(models.WIDTH))
+    )
     _, after = check(model, "fold-constants{max_bytes=16}", tokens())
     assert count(after, aten.expand.default) == 1
 
@@ -134,8 +138,6 @@ def test_recognise_gelu(function) -> None:
 def test_what_is_almost_a_gelu_stays(function) -> None:
     _, after = check(Lambda(function), "drop-noops,recognise-gelu", tokens())
     assert (count(after, aten.gelu.default), count(after, aten.erf.default)) == (0, 1)
-
-
 
 
 def _centred_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ GOLDEN = Path(__file__).parent / "golden"
 
 
 class SmallViT(nn.Module):
-    """Everything a ViT has, once: patches, class token, a position table, pre-norm blocks with LayerScale, dropout, a head."""
+    """Everything a ViT has, once: patches, class token, a position table, pre-norm blocks with LayerScale, dropout, a
+    head."""
 
     def __init__(self, attention: type[nn.Module]) -> None:
         super().__init__()

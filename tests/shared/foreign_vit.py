@@ -17,9 +17,9 @@ WIDTH, HEADS, TOKENS, CLASSES = 64, 2, 16, 16
 
 @dataclasses.dataclass(frozen=True)
 class Foreign:
-    """What is quantised and how. `quantised` holds places: linear (activations and weights of the block's linears), head,
-    patch, qk, scores, probs, v (around the attention's products), residual, norm (its input), gelu (its input), product (between
-    a product and its bias)."""
+    """What is quantised and how. `quantised` holds places: linear (activations and weights of the block's linears),
+    head, patch, qk, scores, probs, v (around the attention's products), residual, norm (its input), gelu (its input),
+    product (between a product and its bias)."""
 
     quantised: frozenset[str] = frozenset()
     dtype: str = "float32"
@@ -41,7 +41,9 @@ MODELOPT = Foreign(LINEAR | {"patch"}, stored="float")
 MODELOPT_RESIDUAL = Foreign(LINEAR | {"patch", "residual"}, stored="float", dtype="float16")
 NNCF = Foreign(LINEAR | {"patch", "qk", "probs", "v", "residual"}, unsigned_probs=False)
 NNCF_TRANSFORMER = dataclasses.replace(NNCF, quantised=LINEAR | {"patch", "qk", "v"}, asymmetric=True)
-ORT_ALL = Foreign(LINEAR | {"patch", "qk", "scores", "probs", "v", "residual", "norm", "gelu", "product"}, int32_bias=True)
+ORT_ALL = Foreign(
+    LINEAR | {"patch", "qk", "scores", "probs", "v", "residual", "norm", "gelu", "product"}, int32_bias=True
+)
 ORT_GEMMS = Foreign(LINEAR | {"patch", "qk", "scores", "probs", "v", "product"}, stored="float")
 DECOMPOSED_HALF = Foreign(dtype="float16", norm="decomposed")
 
@@ -73,7 +75,9 @@ class _Writer:
         scale = self.constant(f"{name}/scale", np.full(last, 0.05) if per_channel else 0.05)
         unsigned = self.style.asymmetric or (self.style.unsigned_probs and place == "probs")
         zero = 3 if self.style.asymmetric else 0
-        point = self.constant(f"{name}/zero", np.full(last, zero) if per_channel else zero, np.uint8 if unsigned else np.int8)
+        point = self.constant(
+            f"{name}/zero", np.full(last, zero) if per_channel else zero, np.uint8 if unsigned else np.int8
+        )
         axis = {"axis": -1} if per_channel else {}
         q = self.op("QuantizeLinear", [x, scale, point], f"{name}/QuantizeLinear", **axis)
         return self.op("DequantizeLinear", [q, scale, point], f"{name}/DequantizeLinear", **axis)
@@ -92,7 +96,9 @@ class _Writer:
         shape = [1] * value.ndim
         shape[axis] = -1
         if style.stored == "float":
-            q = self.op("QuantizeLinear", [self.constant(name, value), scale, zero], f"{name}/QuantizeLinear", **attributes)
+            q = self.op(
+                "QuantizeLinear", [self.constant(name, value), scale, zero], f"{name}/QuantizeLinear", **attributes
+            )
         else:
             steps = np.asarray(peak / 127, np.float64).reshape(shape if peak.ndim else [1] * value.ndim)
             q = self.constant(name, np.clip(np.rint(value / steps), -127, 127), np.int8)
@@ -125,7 +131,9 @@ class _Writer:
         centred = self.op("Sub", [x, self.op("ReduceMean", [x], f"{name}/ReduceMean", axes=[-1])], f"{name}/Sub")
         squares = self.op("Pow", [centred, self.constant("two", 2.0)], f"{name}/Pow")
         variance = self.op("ReduceMean", [squares], f"{name}/ReduceMean_1", axes=[-1])
-        root = self.op("Sqrt", [self.op("Add", [variance, self.constant("epsilon", 1e-5)], f"{name}/Add")], f"{name}/Sqrt")
+        root = self.op(
+            "Sqrt", [self.op("Add", [variance, self.constant("epsilon", 1e-5)], f"{name}/Add")], f"{name}/Sqrt"
+        )
         y = self.op("Mul", [self.op("Div", [centred, root], f"{name}/Div"), gamma], f"{name}/Mul")
         return self.op("Add", [y, beta], f"{name}/Add_1")
 
@@ -135,7 +143,8 @@ class _Writer:
         qkv = self.op("Reshape", [qkv, shape], f"{name}/Reshape")
         qkv = self.op("Transpose", [qkv], f"{name}/Transpose", perm=[2, 0, 3, 1, 4])
         q, k, v = (
-            self.op("Gather", [qkv, self.constant(f"index_{i}", i, np.int64)], f"{name}/Gather_{i}", axis=0) for i in range(3)
+            self.op("Gather", [qkv, self.constant(f"index_{i}", i, np.int64)], f"{name}/Gather_{i}", axis=0)
+            for i in range(3)
         )
         q = self.op("Mul", [q, self.constant("attention_scale", (WIDTH // HEADS) ** -0.5)], f"{name}/Mul")
         k = self.op("Transpose", [k], f"{name}/Transpose_1", perm=[0, 1, 3, 2])
@@ -166,7 +175,13 @@ def foreign_vit(style: Foreign) -> onnx.ModelProto:
     """image [1, 3, 32, 32] → y [1, 16], both in the model's own dtype."""
     w = _Writer(style)
     kernel = w.weight("patch_embed/weight", w.random_weight(WIDTH, 3, 8, 8), "patch", 0)
-    x = w.op("Conv", [w.fake("image", "/patch_embed/input", "patch"), kernel], "/patch_embed/Conv", kernel_shape=[8, 8], strides=[8, 8])
+    x = w.op(
+        "Conv",
+        [w.fake("image", "/patch_embed/input", "patch"), kernel],
+        "/patch_embed/Conv",
+        kernel_shape=[8, 8],
+        strides=[8, 8],
+    )
     x = w.op("Reshape", [x, w.constant("flat", [0, WIDTH, TOKENS], np.int64)], "/patch_embed/Reshape")
     x = w.op("Transpose", [x], "/patch_embed/Transpose", perm=[0, 2, 1])
     for i in range(style.depth):
@@ -192,4 +207,3 @@ def foreign_vit(style: Foreign) -> onnx.ModelProto:
         model.graph.initializer.append(numpy_helper.from_array(np.array([-1], np.int64), "last"))
     onnx.checker.check_model(model, full_check=style.weight_scale_dtype is None)
     return model
-

@@ -17,8 +17,8 @@ _NORMS = (aten.layer_norm.default, aten.group_norm.default)
 
 
 def masked(program: Program, groups: Groups, chosen: dict[str, list[int]]) -> list[torch.Tensor]:
-    """The outputs for the example inputs where every activation that belongs to a chosen unit is zero, and norms take their
-    statistics over the rest."""
+    """The outputs for the example inputs where every activation that belongs to a chosen unit is zero, and norms take
+    their statistics over the rest."""
     gone = torch.zeros(groups.flow.count, dtype=torch.bool)
     for group in groups.groups:
         gone[group.units[torch.tensor(chosen.get(group.name, []), dtype=torch.long)].flatten()] = True
@@ -46,7 +46,9 @@ class _Masking(Interpreter):
 
 def _masked_norm(n: Node, args: Any, keep: torch.Tensor) -> torch.Tensor:
     x, weight, bias = args[0], args[2] if len(args) > 2 else None, args[3] if len(args) > 3 else None
-    dims = tuple(range(1, x.ndim)) if n.target is aten.group_norm.default else tuple(range(x.ndim - len(args[1]), x.ndim))
+    dims = (
+        tuple(range(1, x.ndim)) if n.target is aten.group_norm.default else tuple(range(x.ndim - len(args[1]), x.ndim))
+    )
     eps = args[4] if len(args) > 4 else 1e-5
     count = keep.sum(dims, keepdim=True)
     mean = (x * keep).sum(dims, keepdim=True) / count

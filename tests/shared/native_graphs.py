@@ -40,7 +40,9 @@ class Blocks(Graph):
             plugin_namespace="vitc", plugin_version="1",
         )  # fmt: skip
 
-    def block(self, x: str, heads: int, dim: int, hidden: int, layer_scale: bool = False, approximate: str = "none") -> str:
+    def block(
+        self, x: str, heads: int, dim: int, hidden: int, layer_scale: bool = False, approximate: str = "none"
+    ) -> str:
         width = heads * dim
         qkv = self.linear(self.quantize(self.norm(x, width), 0.03), 0.03, width, 3 * width)
         mixed = self.int8_attention(self.quantize(qkv, 0.05), heads, dim, 0.05, 0.02)

@@ -13,7 +13,8 @@ erf = np.vectorize(math.erf)
 
 
 def run_trunk(trunk: Trunk, values: dict[str, np.ndarray], finer: bool = False) -> dict[str, np.ndarray]:
-    """Every tensor of the trunk; integers as int8, with `finer` those behind an activation as multiples of a finer step."""
+    """Every tensor of the trunk; integers as int8, with `finer` those behind an activation as multiples of a finer
+    step."""
     values = dict(values)
     for block in trunk.blocks:
         values[block.output] = run_block(block, values, finer)

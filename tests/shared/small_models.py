@@ -111,9 +111,7 @@ def block(tokens: int = 5, dtype: str = "float32", attention_scale: float = 0.0,
     return g.model({"x": ["batch", tokens, WIDTH]}, g.op("Add", [out, "x"]), ["batch", tokens, WIDTH], dtype)
 
 
-def attention_reference(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | float = 0.0
-) -> np.ndarray:
+def attention_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, bias: np.ndarray | float = 0.0) -> np.ndarray:
     """Plain attention in FP64: q, k, v [B, H, N, D] -> [B, N, H*D]."""
     scores = q.astype(np.float64) @ k.astype(np.float64).swapaxes(-1, -2) * DIM**-0.5 + bias
     scores = np.exp(scores - scores.max(-1, keepdims=True))

@@ -13,7 +13,9 @@ from vitc.pipeline.default import canonical
 from vitc.targets import Target, load
 
 #: A CPU of fixed rates, not this machine's measured ones, so that tests prune alike everywhere.
-CPU: Target = load("cpu").with_measured(fp32_tflops=0.1, fp16_tflops=0.1, int8_tops=0.1, memory_gbs=10.0, source="tests")
+CPU: Target = load("cpu").with_measured(
+    fp32_tflops=0.1, fp16_tflops=0.1, int8_tops=0.1, memory_gbs=10.0, source="tests"
+)
 
 
 @dataclass(frozen=True)

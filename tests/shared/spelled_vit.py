@@ -68,9 +68,7 @@ class Writer:
     initializers: list[onnx.TensorProto] = dataclasses.field(default_factory=list)
     random: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
 
-    def op(
-        self, op_type: str, inputs: list[str], name: str, output: str | None = None, **attributes: object
-    ) -> str:
+    def op(self, op_type: str, inputs: list[str], name: str, output: str | None = None, **attributes: object) -> str:
         output = output or f"{name}_output_0"
         self.nodes.append(helper.make_node(op_type, inputs, [output], name=name, **attributes))
         return output
@@ -134,9 +132,7 @@ class Writer:
         elif s.linear == "matmul_wrong_axis":
             w = self.int8_weight(path, values, 0, dtype)
         elif s.linear == "matmul_transposed":
-            w = self.op(
-                "Transpose", [self.int8_weight(path, values.T, 0, dtype)], f"{name}/Transpose", perm=[1, 0]
-            )
+            w = self.op("Transpose", [self.int8_weight(path, values.T, 0, dtype)], f"{name}/Transpose", perm=[1, 0])
         else:
             w = self.int8_weight(path, values.T, 0, dtype)
         if s.linear != "gemm" or not s.int8:
@@ -155,9 +151,7 @@ class Writer:
         x = self.as_type(x, s.residual, s.norm, f"{name}/Cast")
         gamma = self.constant(f"{path}.weight", (1 + self.weights(s.width)).astype(s.norm))
         beta = self.constant(f"{path}.bias", self.weights(s.width).astype(s.norm))
-        return self.op(
-            "LayerNormalization", [x, gamma, beta], f"{name}/LayerNormalization", axis=-1, epsilon=1e-6
-        )
+        return self.op("LayerNormalization", [x, gamma, beta], f"{name}/LayerNormalization", axis=-1, epsilon=1e-6)
 
     def gelu(self, x: str, name: str) -> str:
         if self.spelling.gelu == "op":
@@ -190,8 +184,7 @@ class Writer:
             shape = self.constant("heads", np.array([0, 0, s.heads, s.width // s.heads], np.int64))
             inputs = [self.op("Reshape", [t, shape], f"{name}/Reshape_{i}") for i, t in enumerate(inputs)]
             inputs = [
-                self.op("Transpose", [t], f"{name}/Transpose_{i}", perm=[0, 2, 1, 3])
-                for i, t in enumerate(inputs)
+                self.op("Transpose", [t], f"{name}/Transpose_{i}", perm=[0, 2, 1, 3]) for i, t in enumerate(inputs)
             ]
         if fields.int8_in:
             inputs = [
@@ -200,14 +193,11 @@ class Writer:
             ]
         else:
             inputs = [
-                self.as_type(t, s.linear_dtype, s.attention_dtype, f"{name}/Cast_{i}")
-                for i, t in enumerate(inputs)
+                self.as_type(t, s.linear_dtype, s.attention_dtype, f"{name}/Cast_{i}") for i, t in enumerate(inputs)
             ]
         tokens = s.tokens_side**2 + 1
         if s.bias != "none":
-            table = self.constant(
-                f"{path}.bias", self.weights(1, s.heads, tokens, tokens).astype(s.attention_dtype)
-            )
+            table = self.constant(f"{path}.bias", self.weights(1, s.heads, tokens, tokens).astype(s.attention_dtype))
             if s.bias == "computed":
                 half = self.constant("half", np.array(0.5, s.attention_dtype))
                 table = self.op("Mul", [table, half], f"{name}/bias/Mul")
@@ -287,9 +277,7 @@ def attention_function(fields: AttentionFields, s: Spelling) -> onnx.FunctionPro
         split = op("Reshape", [floats["qkv"], shape], "split")
         parted = op("Transpose", [split], "parted", perm=[2, 0, 3, 1, 4])
         for i, part in enumerate("qkv"):
-            floats[part] = op(
-                "Gather", [parted, op("Constant", [], f"i{i}", value_int=i)], f"{part}4", axis=0
-            )
+            floats[part] = op("Gather", [parted, op("Constant", [], f"i{i}", value_int=i)], f"{part}4", axis=0)
     if fields.layout == "bnhd":
         shape = op("Concat", [zero, zero, h, d], "shape", axis=0)
         for part in "qkv":

@@ -83,7 +83,9 @@ def test_unknown_factory(model: str) -> None:
 
 
 def test_no_calibration_file(model: str) -> None:
-    assert "there is no folder of images and no .npy file 'none.npy'" in vitc("plan", model, "--calibration", "none.npy", code=1)
+    assert "there is no folder of images and no .npy file 'none.npy'" in vitc(
+        "plan", model, "--calibration", "none.npy", code=1
+    )
 
 
 def test_lint(tmp_path: Path) -> None:
@@ -127,9 +129,13 @@ def test_sensitivity(model: str, tmp_path: Path) -> None:
 
     images = tmp_path / "images.npy"
     np.save(images, np.random.default_rng(0).standard_normal((8, 1, 8, 8)).astype(np.float32))
-    found = json.loads(vitc("sensitivity", model, "--calibration", str(images), "--plot", str(tmp_path / "plot.svg"), "--json"))
+    found = json.loads(
+        vitc("sensitivity", model, "--calibration", str(images), "--plot", str(tmp_path / "plot.svg"), "--json")
+    )
     assert [row["name"] for row in found["rows"]] == ["blocks.0"]
     assert (tmp_path / "plot.svg").read_text().startswith("<svg")
-    assert "by must be 'block' or 'layer', got 'node'" in vitc("sensitivity", model, "--calibration", str(images), "--by", "node", code=1)
+    assert "by must be 'block' or 'layer', got 'node'" in vitc(
+        "sensitivity", model, "--calibration", str(images), "--by", "node", code=1
+    )
     images.write_bytes(b"\x93NUMPY of another kind")
     assert "is no readable .npy file" in vitc("sensitivity", model, "--calibration", str(images), code=1)

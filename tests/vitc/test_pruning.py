@@ -134,7 +134,9 @@ def test_a_cpu_is_measured_where_cuts_are_weighed() -> None:
     assert _prune(_vit(), {"flops": 0.2}).program.target == measured
     own = "canonical,prune{ratio=0.01,of=latency,quantum=1},tile-attention"
     assert vitc.plan(_vit(), "cpu", example_inputs=IMAGES, pipeline=own).program.target == measured
-    assert vitc.plan(_vit(), "cpu", example_inputs=IMAGES, pipeline="canonical,tile-attention").program.target == load("cpu")
+    assert vitc.plan(_vit(), "cpu", example_inputs=IMAGES, pipeline="canonical,tile-attention").program.target == load(
+        "cpu"
+    )
 
 
 def test_prune_beside_a_pipeline_is_refused() -> None:

@@ -33,7 +33,9 @@ def _half(groups: Groups, kinds: tuple[str, ...]) -> dict[str, list[int]]:
             chosen[group.name] = list(range(0, len(group) - len(group) % 2, 2))
         else:
             size = len(group) // len(group.heads.unique())
-            chosen[group.name] = [i for i in range(len(group)) if i % size % 2 == i // size % 2 and i % size < size - size % 2]
+            chosen[group.name] = [
+                i for i in range(len(group)) if i % size % 2 == i // size % 2 and i % size < size - size % 2
+            ]
     return chosen
 
 

@@ -31,12 +31,8 @@ def copy_hashed(source: IO[bytes], sink: IO[bytes] | None, limit: int | None = N
 def check_record(path: str, stated: FileRecord, found: FileRecord) -> None:
     """BundleError where the file found is not the one the manifest states."""
     if found.bytes < stated.bytes:
-        raise BundleError(
-            f"{path} is truncated: the manifest states {stated.bytes} bytes, it has {found.bytes}"
-        )
+        raise BundleError(f"{path} is truncated: the manifest states {stated.bytes} bytes, it has {found.bytes}")
     if found.bytes > stated.bytes:
         raise BundleError(f"{path} is damaged: the manifest states {stated.bytes} bytes, it has more")
     if found.sha256 != stated.sha256:
-        raise BundleError(
-            f"{path} is damaged: the manifest states SHA-256 {stated.sha256}, it has {found.sha256}"
-        )
+        raise BundleError(f"{path} is damaged: the manifest states SHA-256 {stated.sha256}, it has {found.sha256}")

@@ -83,9 +83,7 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
         )
     schema = body.get("schema")
     if not isinstance(schema, int) or isinstance(schema, bool) or schema < 1:
-        raise BundleError(
-            f"{source} has the schema version {schema!r}; it is a whole number from 1 to {SCHEMA}"
-        )
+        raise BundleError(f"{source} has the schema version {schema!r}; it is a whole number from 1 to {SCHEMA}")
     if schema > SCHEMA:
         raise BundleError(
             f"{source} has schema version {schema} (written by vitc {body.get('vitc')}); this vitc reads up "
@@ -94,9 +92,7 @@ def parse_manifest(data: bytes, source: str) -> Manifest:
     stated = body.pop("digest", None)
     found = _digest(body)
     if stated != found:
-        raise BundleError(
-            f"{source} is damaged: it states the digest {stated!r}, its contents have {found!r}"
-        )
+        raise BundleError(f"{source} is damaged: it states the digest {stated!r}, its contents have {found!r}")
     reader = _Reader(body, source)
     return _manifest(reader)
 
@@ -109,9 +105,7 @@ def _json_object(data: bytes, source: str) -> dict[str, Any]:
     except _DoubleKeyError as error:
         raise BundleError(f"{source} is damaged: {error}") from error
     if not isinstance(body, dict):
-        raise BundleError(
-            f"{source} holds a JSON {type(body).__name__}; a manifest is an object: not a vitc bundle"
-        )
+        raise BundleError(f"{source} holds a JSON {type(body).__name__}; a manifest is an object: not a vitc bundle")
     return body
 
 
@@ -123,9 +117,7 @@ def _no_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     body = dict(pairs)
     if len(body) != len(pairs):
         keys = [key for key, _ in pairs]
-        raise _DoubleKeyError(
-            f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object"
-        )
+        raise _DoubleKeyError(f"the key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
     return body
 
 
@@ -154,9 +146,7 @@ class _Reader:
         return [read(self._inner(item, f"{key}[{i}]")) for i, item in enumerate(self.take(key, list))]
 
     def table(self, key: str, read: Callable[[_Reader], T]) -> dict[str, T]:
-        return {
-            name: read(self._inner(item, f"{key}[{name!r}]")) for name, item in self.take(key, dict).items()
-        }
+        return {name: read(self._inner(item, f"{key}[{name!r}]")) for name, item in self.take(key, dict).items()}
 
     def strings(self, key: str) -> dict[str, str]:
         table = self.take(key, dict)
@@ -180,9 +170,7 @@ def _manifest(r: _Reader) -> Manifest:
         outputs=tuple(r.each("outputs", _read_tensor)),
         structure=r.take("structure", dict),
         dims=r.table("dims", lambda d: Dim(d.take("min", int), d.take("max", int))),
-        tensorrt=None
-        if r.take("tensorrt", dict, type(None)) is None
-        else _read_versions(r.inner("tensorrt")),
+        tensorrt=None if r.take("tensorrt", dict, type(None)) is None else _read_versions(r.inner("tensorrt")),
         tolerance=_read_tolerance(r.inner("tolerance")),
         golden=tuple(r.each("golden", lambda g: GoldenFiles(g.strings("inputs"), g.strings("outputs")))),
         calibration=r.take("calibration", str, type(None)),

@@ -50,9 +50,7 @@ class Bundle:
     def file(self, path: str) -> Path:
         """A file of the bundle by its path in the manifest."""
         if path not in self.manifest.files:
-            raise BundleError(
-                f"the bundle {self.path} has no file {path!r}; it has: {sorted(self.manifest.files)}"
-            )
+            raise BundleError(f"the bundle {self.path} has no file {path!r}; it has: {sorted(self.manifest.files)}")
         return under(self.root, path, manifest_file.NAME)
 
     def golden(self) -> Iterator[Golden]:
@@ -85,9 +83,7 @@ def read_bundle(path: Path | str) -> Bundle:
         return _read_folder(path)
     if path.is_file():
         return _read_file(path)
-    raise BundleError(
-        f"there is no bundle at {path}: a bundle is a folder or a .vitc file that vitc has written"
-    )
+    raise BundleError(f"there is no bundle at {path}: a bundle is a folder or a .vitc file that vitc has written")
 
 
 def _read_folder(root: Path) -> Bundle:
@@ -112,9 +108,7 @@ def _files_below(root: Path) -> Iterator[str]:
         if stat.S_ISDIR(mode):
             continue
         if not stat.S_ISREG(mode):
-            raise BundleError(
-                f"{root} holds {name!r}, a link or a special file; a bundle has plain files only"
-            )
+            raise BundleError(f"{root} holds {name!r}, a link or a special file; a bundle has plain files only")
         if name != manifest_file.NAME:
             yield name
 
@@ -171,29 +165,21 @@ def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
         if name in entries:
             raise BundleError(f"{path} holds {name!r} twice; a bundle has each file once")
         if info.compress_type != zipfile.ZIP_STORED or info.flag_bits & 1:
-            raise BundleError(
-                f"{path} holds {name!r} compressed or encrypted; a bundle's files are stored as they are"
-            )
+            raise BundleError(f"{path} holds {name!r} compressed or encrypted; a bundle's files are stored as they are")
         kind = stat.S_IFMT(info.external_attr >> 16)
         if kind not in (0, stat.S_IFREG):
-            raise BundleError(
-                f"{path} holds {name!r}, a link or a special file; a bundle has plain files only"
-            )
+            raise BundleError(f"{path} holds {name!r}, a link or a special file; a bundle has plain files only")
         entries[name] = info
     # Stored files can't add up to more than the archive, unless entries overlap.
     total, size = sum(info.file_size for info in entries.values()), path.stat().st_size
     if total > size:
-        raise BundleError(
-            f"{path} states {total} bytes of files, the archive itself has {size}: damaged or forged"
-        )
+        raise BundleError(f"{path} states {total} bytes of files, the archive itself has {size}: damaged or forged")
     return entries
 
 
 def _parse(data: bytes, source: str) -> Manifest:
     if len(data) > manifest_file.MAX_BYTES:
-        raise BundleError(
-            f"{source} is larger than {manifest_file.MAX_BYTES} bytes: not the manifest of a vitc bundle"
-        )
+        raise BundleError(f"{source} is larger than {manifest_file.MAX_BYTES} bytes: not the manifest of a vitc bundle")
     return parse_manifest(data, source)
 
 
@@ -201,13 +187,9 @@ def _check_names(found: Iterable[str], manifest: Manifest, source: str) -> None:
     names = set(found)
     missing, foreign = sorted(set(manifest.files) - names), sorted(names - set(manifest.files))
     if missing:
-        raise BundleError(
-            f"{source} lacks {', '.join(missing)}, which its manifest lists; it has {sorted(names)}"
-        )
+        raise BundleError(f"{source} lacks {', '.join(missing)}, which its manifest lists; it has {sorted(names)}")
     if foreign:
-        raise BundleError(
-            f"{source} has foreign files, which its manifest does not list: {', '.join(foreign)}"
-        )
+        raise BundleError(f"{source} has foreign files, which its manifest does not list: {', '.join(foreign)}")
 
 
 def _check_references(root: Path, manifest: Manifest) -> None:

@@ -26,9 +26,7 @@ class Dim:
 
     def __post_init__(self) -> None:
         if not 1 <= self.min <= self.max:
-            raise BundleError(
-                f"a dimension's range must have 1 <= min <= max, got min {self.min}, max {self.max}"
-            )
+            raise BundleError(f"a dimension's range must have 1 <= min <= max, got min {self.min}, max {self.max}")
 
 
 @dataclass(frozen=True)
@@ -49,9 +47,7 @@ class TensorInfo:
         if not self.name:
             raise BundleError("an input or output needs a name, got ''")
         if self.dtype not in DTYPES:
-            raise BundleError(
-                f"tensor {self.name!r} has dtype {self.dtype!r}; a bundle knows: {', '.join(DTYPES)}"
-            )
+            raise BundleError(f"tensor {self.name!r} has dtype {self.dtype!r}; a bundle knows: {', '.join(DTYPES)}")
         for size in self.shape:
             if isinstance(size, bool) or not isinstance(size, int | str) or size == "" or size == 0:
                 raise BundleError(
@@ -59,9 +55,7 @@ class TensorInfo:
                     f"a positive integer or the name of a dynamic one"
                 )
             if isinstance(size, int) and size < 0:
-                raise BundleError(
-                    f"tensor {self.name!r} has the negative dimension {size} in {list(self.shape)}"
-                )
+                raise BundleError(f"tensor {self.name!r} has the negative dimension {size} in {list(self.shape)}")
 
 
 @dataclass(frozen=True)
@@ -76,9 +70,7 @@ class VersionRange:
             if not _VERSION.fullmatch(text):
                 raise BundleError(f"a TensorRT version is numbers with dots between, like 10.3; got {text!r}")
         if not _version(self.min) < _version(self.below):
-            raise BundleError(
-                f"a version range must have min < below, got min {self.min}, below {self.below}"
-            )
+            raise BundleError(f"a version range must have min < below, got min {self.min}, below {self.below}")
 
     def __contains__(self, version: str) -> bool:
         numbers = _version(version)
@@ -152,9 +144,7 @@ class Manifest:
         outputs = [info.name for info in self.outputs]
         for name in leaf_names(self.structure):
             if name not in outputs:
-                raise BundleError(
-                    f"the output structure names {name!r}; the outputs are: {', '.join(outputs)}"
-                )
+                raise BundleError(f"the output structure names {name!r}; the outputs are: {', '.join(outputs)}")
         for pair in self.golden:
             for kind, tensors, infos in (
                 ("inputs", pair.inputs, self.inputs),
@@ -162,15 +152,13 @@ class Manifest:
             ):
                 if set(tensors) != {info.name for info in infos}:
                     raise BundleError(
-                        f"a golden pair has the {kind} {sorted(tensors)}; "
-                        f"the model has {[info.name for info in infos]}"
+                        f"a golden pair has the {kind} {sorted(tensors)}; the model has {[info.name for info in infos]}"
                     )
 
     def _check_tensors(self) -> None:
         if not self.inputs or not self.outputs:
             raise BundleError(
-                f"a bundle needs at least one input and one output, "
-                f"got {len(self.inputs)} and {len(self.outputs)}"
+                f"a bundle needs at least one input and one output, got {len(self.inputs)} and {len(self.outputs)}"
             )
         for kind, infos in (("input", self.inputs), ("output", self.outputs)):
             names = [info.name for info in infos]

@@ -40,18 +40,14 @@ def _leaves(tree: Any, where: str) -> Iterator[str]:
         raise BundleError(f"{where} has the kind {kind!r}; known kinds: {', '.join(_KEYS)}")
     kind = tree["kind"]
     if set(tree) != _KEYS[kind]:
-        raise BundleError(
-            f"{where} is a {kind} with the keys {sorted(tree)}; it must have {sorted(_KEYS[kind])}"
-        )
+        raise BundleError(f"{where} is a {kind} with the keys {sorted(tree)}; it must have {sorted(_KEYS[kind])}")
     if kind == "leaf":
         if not isinstance(tree["name"], str):
             raise BundleError(f"{where}.name must be an output's name, got {tree['name']!r}")
         yield tree["name"]
     elif kind == "constant":
         if not isinstance(tree["value"], bool | int | float | str | None):
-            raise BundleError(
-                f"{where}.value must be null, a bool, a number or a string, got {tree['value']!r}"
-            )
+            raise BundleError(f"{where}.value must be null, a bool, a number or a string, got {tree['value']!r}")
     else:
         items = tree["items"]
         kinds, word = ((list, tuple), "list") if kind in ("tuple", "list") else ((Mapping,), "mapping")

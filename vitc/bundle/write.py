@@ -30,9 +30,7 @@ from vitc.version import __version__
 _SCRIPT = "build.sh"
 
 
-def write_bundle(
-    path: Path | str, contents: BundleContents, form: Literal["folder", "file"] = "folder"
-) -> Bundle:
+def write_bundle(path: Path | str, contents: BundleContents, form: Literal["folder", "file"] = "folder") -> Bundle:
     """Write a bundle to `path` as a folder or as one file, and read it back.
 
     It is made beside `path` and moved there when it is complete; what was there before, if it was a bundle,
@@ -67,9 +65,7 @@ def _looks_like_bundle(path: Path) -> bool:
     if path.is_dir():
         if not any(path.iterdir()):
             return True
-        return (
-            head.is_file() and manifest_file.FORMAT.encode() in head.read_bytes()[: manifest_file.MAX_BYTES]
-        )
+        return head.is_file() and manifest_file.FORMAT.encode() in head.read_bytes()[: manifest_file.MAX_BYTES]
     with path.open("rb") as file:
         return file.read(4) == b"PK\x03\x04" and manifest_file.NAME.encode() in file.read(256)
 
@@ -144,9 +140,7 @@ class _Writer:
     def add(self, path: str, content: Path | bytes) -> str:
         target = under(self.folder, path, "the contents")
         if path in self.files or path == manifest_file.NAME:
-            raise BundleError(
-                f"the contents give the file {path!r} twice; each file of a bundle has its own path"
-            )
+            raise BundleError(f"the contents give the file {path!r} twice; each file of a bundle has its own path")
         target.parent.mkdir(parents=True, exist_ok=True)
         if isinstance(content, bytes):
             target.write_bytes(content)
@@ -177,8 +171,7 @@ def _golden(writer: _Writer, number: int, pair: Golden, contents: BundleContents
             raise BundleError(f"golden pair {number} has the {kind}s {sorted(arrays)}; the model has {names}")
         # Numbered, not named: a tensor's name may hold anything, a path may not.
         paths[kind] = {
-            name: writer.add(f"golden/{number}/{kind}_{i}.npy", _npy(arrays[name]))
-            for i, name in enumerate(names)
+            name: writer.add(f"golden/{number}/{kind}_{i}.npy", _npy(arrays[name])) for i, name in enumerate(names)
         }
     return GoldenFiles(paths["input"], paths["output"])
 

@@ -1,7 +1,7 @@
 """What calibration has found so far, kept in a folder: one that was killed goes on where it was, to the same result.
 
-Every question has a file of its own, named by a hash of all that its answer depends on, so the answers of another model or
-of other options are never taken for this one's.
+Every question has a file of its own, named by a hash of all that its answer depends on, so the answers of another model
+or of other options are never taken for this one's.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ class CalibrationJournal:
         stream: Iterable[tuple[torch.Tensor, ...]],
         watched: Sequence[tuple[Node, Observer]],
     ) -> Iterator[tuple[torch.Tensor, ...]]:
-        """The batches of the stream that no earlier run of `module` has shown to these observers, which get the state that
-        they had after the others. Batches that were shown are still read, and must be the same.
+        """The batches of the stream that no earlier run of `module` has shown to these observers, which get the state
+        that they had after the others. Batches that were shown are still read, and must be the same.
 
         Raises CalibrationError if they are not.
         """
@@ -77,7 +77,9 @@ class CalibrationJournal:
 
 
 def _state(watched: Sequence[tuple[Node, Observer]]) -> Tensors:
-    return {f"{i}/{name}": tensor for i, (_, observer) in enumerate(watched) for name, tensor in observer.state().items()}
+    return {
+        f"{i}/{name}": tensor for i, (_, observer) in enumerate(watched) for name, tensor in observer.state().items()
+    }
 
 
 def _save(home: Path, watched: Sequence[tuple[Node, Observer]], count: int, images: str) -> None:

@@ -9,7 +9,8 @@ from torch import Tensor
 
 
 class Observer(Protocol):
-    """Sees a tensor once a batch; `images` is the batch's size. `state`: all that it has learnt and will draw, to go on from."""
+    """Sees a tensor once a batch; `images` is the batch's size. `state`: all that it has learnt and will draw, to go on
+    from."""
 
     def update(self, value: Tensor, images: int) -> None: ...
 

@@ -55,7 +55,13 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, for the manifest."""
-        return {**asdict(self), "size": list(self.size), "mean": list(self.mean), "std": list(self.std), "layout": "NCHW, RGB"}
+        return {
+            **asdict(self),
+            "size": list(self.size),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "layout": "NCHW, RGB",
+        }
 
 
 @dataclass(frozen=True)
@@ -94,4 +100,6 @@ class ImageFolder:
             with Image.open(path) as image:
                 return self.preprocessing(image)
         except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-            raise CalibrationError(f"calibration image {str(path)!r} cannot be read: {error}; remove or replace it") from error
+            raise CalibrationError(
+                f"calibration image {str(path)!r} cannot be read: {error}; remove or replace it"
+            ) from error

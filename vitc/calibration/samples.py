@@ -19,7 +19,8 @@ Loss = Callable[[Any, Any], torch.Tensor]
 
 @dataclass(frozen=True)
 class Samples:
-    """`stream` gives inputs and labels; `loss` None is cross-entropy of the first output against class numbers [batch]."""
+    """`stream` gives inputs and labels; `loss` None is cross-entropy of the first output against class numbers
+    [batch]."""
 
     stream: CalibrationStream
     loss: Loss | None = None

@@ -30,9 +30,13 @@ def calibration_stream(data: Any, program: Program, resume: str | Path | None = 
         try:
             return CalibrationStream(np.load(path, allow_pickle=False), shapes, fixed=fixed, journal=journal)
         except (ValueError, EOFError) as error:
-            raise CalibrationError(f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)") from error
+            raise CalibrationError(
+                f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)"
+            ) from error
     if not path.is_dir():
-        raise CalibrationError(f"there is no folder of images and no .npy file {str(path)!r}; save one with numpy.save(path, images)")
+        raise CalibrationError(
+            f"there is no folder of images and no .npy file {str(path)!r}; save one with numpy.save(path, images)"
+        )
     if program.preprocessing is None:
         raise CalibrationError(
             f"the model's config does not say how the images in {str(path)!r} are to be preprocessed; pass "

@@ -20,8 +20,8 @@ class CalibrationStream:
     `batches`: a tensor or array of images (cut into batches of `batch_size`), or an iterable of tensors, arrays, or
     tuples and dicts of them (a DataLoader's (image, label) pair counts as the image).
     `shapes`: the model's inputs without the batch dimension.
-    `fixed`: the only batch size that the model takes, if there is one. Batches are cut to it as they are read; the last one is
-    filled up with the first images.
+    `fixed`: the only batch size that the model takes, if there is one. Batches are cut to it as they are read; the last
+    one is filled up with the first images.
     `journal`: where what calibration finds is kept, so that a killed one goes on.
 
     The stream is read several times. What can be read only once (a generator) is kept in memory as it is read.
@@ -41,7 +41,8 @@ class CalibrationStream:
         return batches if self.fixed is None else _recut(batches, self.fixed)
 
     def labelled(self) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
-        """Each batch's inputs with what follows them in it (the labels), or None; not cut, for labels may be anything."""
+        """Each batch's inputs with what follows them in it (the labels), or None; not cut, for labels may be
+        anything."""
         for i, (inputs, labels) in enumerate(self._checked()):
             if self.fixed is not None and inputs[0].shape[0] != self.fixed:
                 raise CalibrationError(
@@ -84,7 +85,9 @@ class CalibrationStream:
             raw = tuple(raw.values())
         items = list(raw)[: len(self.shapes)] if isinstance(raw, (tuple, list)) else [raw]
         if len(items) < len(self.shapes):
-            raise CalibrationError(f"calibration batch {index} has {len(items)} inputs, the model takes {len(self.shapes)}")
+            raise CalibrationError(
+                f"calibration batch {index} has {len(items)} inputs, the model takes {len(self.shapes)}"
+            )
         tensors = []
         for item, shape in zip(items, self.shapes, strict=True):
             if not isinstance(item, (torch.Tensor, np.ndarray)):

@@ -87,21 +87,23 @@ def compile(
         {'params': 0.35, 'keep': ['blocks.0'], 'criterion': 'taylor', 'data': labelled_batches}; see `vitc.prune`.
     distill: what the pruned model learns from the given one on: tensors (inputs, labels) or a loader, or a dict:
         {'data': loader, 'stages': (vitc.Logits(epochs=5),), 'checkpoint': 'run.safetensors'}; see `vitc.distill`.
-    attention: 'exact'; 'window', or the text of the pass with its options ('window-attention{window=256,overlap=64}'): each
-        token attends to its own block and an overlap only, which costs accuracy and pays at high resolutions.
+    attention: 'exact'; 'window', or the text of the pass with its options ('window-attention{window=256,overlap=64}'):
+        each token attends to its own block and an overlap only, which costs accuracy and pays at high resolutions.
     quantize: 'auto' quantises where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
         'int8' always; None never; 'quantize-int8{rounding=gptq}', the text of the pass: always, with these options.
     evaluate: a function that takes a callable model and returns a score, higher is better.
-    max_drop: the most `evaluate`'s score may lose by INT8. Blocks that cost more stay in floating point (the first and the
-        last layer are tried too), the fastest mix wins, and the report's ledger says why. Without `evaluate` the score is
-        the share of calibration images that get the same class as in floating point.
-    resume: a folder for the journals of calibration and of the search; what was killed goes on there, to the same result.
+    max_drop: the most `evaluate`'s score may lose by INT8. Blocks that cost more stay in floating point (the first and
+        the last layer are tried too), the fastest mix wins, and the report's ledger says why. Without `evaluate` the
+        score is the share of calibration images that get the same class as in floating point.
+    resume: a folder for the journals of calibration and of the search; what was killed goes on there, to the same
+    result.
     batch: the range of batch sizes; None fixes the example's.
     pipeline: passes, or their text, instead of the default pipeline.
     dump: a folder for the graph after each pass.
     progress: a line on stderr as each step ends.
 
-    Raises CaptureError, CalibrationError, DistillError, InputError, PipelineError, PassError, LoweringError, TargetError.
+    Raises CaptureError, CalibrationError, DistillError, InputError, PipelineError, PassError, LoweringError,
+    TargetError.
     """
     if evaluate is not None and max_drop is None:
         raise InputError("evaluate needs max_drop: the most that its score may lose by INT8, as max_drop=0.005")
@@ -123,7 +125,9 @@ def compile(
         from vitc.compiler.mixes import Mixes
 
         mixes = Mixes(
-            made, start, lambda begun, passes: make_plan(program, begun, None, replace(choices, quantize=None, pipeline=passes))
+            made,
+            start,
+            lambda begun, passes: make_plan(program, begun, None, replace(choices, quantize=None, pipeline=passes)),
         )
         chosen, made = mixes.fastest(evaluate, max_drop, resume)
         if made.program.stage != "quantized" or not measures:
@@ -132,7 +136,9 @@ def compile(
     chosen = CompiledModel.from_plan(made)
     if not measures:
         return _finished(chosen, made)
-    return _faster(CompiledModel.from_plan(make_plan(program, start, None, replace(choices, quantize=None))), chosen, made)
+    return _faster(
+        CompiledModel.from_plan(make_plan(program, start, None, replace(choices, quantize=None))), chosen, made
+    )
 
 
 def _device(target: str | Path | Target, prunes: bool) -> Target:
@@ -163,7 +169,9 @@ def _distilled(student: Program, teacher: Program, wanted: Any, progress: bool) 
     if wanted is None:
         return student
     if student.pruning is None:
-        raise InputError("distill= learns back what prune= takes away; pass prune= too, or train a student with vitc.distill")
+        raise InputError(
+            "distill= learns back what prune= takes away; pass prune= too, or train a student with vitc.distill"
+        )
     from vitc.distillation.recover import recover
 
     return recover(student, teacher, wanted, progress)

@@ -27,7 +27,9 @@ class Choices:
 
     def __post_init__(self) -> None:
         if self.quantize not in ("auto", "int8", None) and not self.int8_options:
-            raise InputError(f"quantize must be 'auto', 'int8', None or '{_INT8}{{option=value,…}}', got {self.quantize!r}")
+            raise InputError(
+                f"quantize must be 'auto', 'int8', None or '{_INT8}{{option=value,…}}', got {self.quantize!r}"
+            )
         if self.attention not in ("exact", "window") and not str(self.attention).startswith("window-attention"):
             raise InputError(f"attention must be 'exact', 'window' or the text of a pass, got {self.attention!r}")
 

@@ -50,7 +50,9 @@ class CompiledModel:
         target = plan.program.target
         label = f"{engine.name} {engine.version}" + (f" ({engine.remark})" if engine.remark else "")
         if target.kind != "cpu":
-            label += f": the same graph here; the engine for {target.name} is built by the bundle's build.sh on the device"
+            label += (
+                f": the same graph here; the engine for {target.name} is built by the bundle's build.sh on the device"
+            )
         report = replace(plan.report, engine=label)
         return cls(plan.program, plan.onnx, engine, report, plan.original.example_inputs)
 
@@ -148,7 +150,9 @@ def _checked(spec: TensorSpec, value: Any, batch: BatchRange | None) -> np.ndarr
     shape = "[" + ", ".join(map(str, spec.shape)) + "]"
     wanted = str(spec.dtype).removeprefix("torch.")
     if array.dtype.name != wanted:
-        raise InputError(f"input {spec.name!r} has dtype {array.dtype.name}, the model takes {wanted}; convert it first")
+        raise InputError(
+            f"input {spec.name!r} has dtype {array.dtype.name}, the model takes {wanted}; convert it first"
+        )
     fits = len(array.shape) == len(spec.shape) and all(
         isinstance(want, str) or want == got for want, got in zip(spec.shape, array.shape, strict=True)
     )

@@ -26,7 +26,8 @@ from vitc.pipeline.text import parse_pipeline
 if TYPE_CHECKING:
     from vitc.compiler.planning import Plan
 
-#: Calibration images that the noise of each block is measured on: it only orders the blocks, the score is of all images.
+#: Calibration images that the noise of each block is measured on: it only orders the blocks, the score is of all
+#: images.
 _IMAGES = 16
 
 
@@ -45,8 +46,8 @@ class Mixes:
     def fastest(
         self, evaluate: Evaluate | None, max_drop: float, resume: str | Path | None
     ) -> tuple[CompiledModel, Plan]:
-        """The mix with the least predicted time whose score is within `max_drop` of floating point's, with the ledger in
-        its report."""
+        """The mix with the least predicted time whose score is within `max_drop` of floating point's, with the ledger
+        in its report."""
         stream = self._made.program.calibration
         if stream is None:
             raise InternalError("a quantised plan has lost its calibration stream")

@@ -31,6 +31,7 @@ from vitc.pipeline.manager import run_pipeline
 if TYPE_CHECKING:
     from vitc.lowering.tensorrt.engine import Engine as TensorRtEngine
 
+
 @dataclass(frozen=True)
 class Plan:
     """A compilation without an engine: the program after all passes, its ONNX model, and the report."""
@@ -70,9 +71,13 @@ def make_plan(
 ) -> Plan:
     """`original` is what was captured; `program` is where the passes begin: the same, or pruned already."""
     if resume is not None and calibration is None:
-        raise InputError("resume= keeps what calibration and the search of a mix find, and there is no calibration=images")
+        raise InputError(
+            "resume= keeps what calibration and the search of a mix find, and there is no calibration=images"
+        )
     if choices.quantize not in ("auto", None) and calibration is None and choices.passes is None:
-        raise CalibrationError(f"quantize={choices.quantize!r} needs calibration=images, a tensor or an iterable of batches")
+        raise CalibrationError(
+            f"quantize={choices.quantize!r} needs calibration=images, a tensor or an iterable of batches"
+        )
     if calibration is not None:
         stream = calibration_stream(calibration, program, resume)
         program = program.evolve(calibration=stream, samples=program.samples or Samples(stream))
@@ -91,7 +96,8 @@ def make_plan(
 
 
 def _int8_attention(tiled: Program) -> bool:
-    """Whether the target's engine takes attention in INT8. On a CPU vitc's own kernels do, where every attention has their
+    """Whether the target's engine takes attention in INT8. On a CPU vitc's own kernels do, where every attention has
+    their
     form: packed, no bias, heads in sixteens."""
     if tiled.target.kind != "cpu":
         return True
@@ -104,7 +110,11 @@ def _report(before: Program, after: Program, matches: Sequence[Match]) -> Report
     target = after.target
     costs = op_costs(after)
     prediction = predict(costs, measured_here(target))
-    skipped = [] if after.stage == "quantized" else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
+    skipped = (
+        []
+        if after.stage == "quantized"
+        else ["INT8: pass calibration=images (a tensor or batches of preprocessed inputs)"]
+    )
     if after.pruning is None:
         skipped.append("pruning: pass prune=0.35, or {'flops': 0.4}; it costs accuracy, which training recovers")
     return Report(

@@ -16,4 +16,13 @@ from vitc.cost.model import predict
 from vitc.cost.prediction import BlockPrediction, OpPrediction, Prediction
 from vitc.cost.records import OpCost, block_of
 
-__all__ = ["AttentionOption", "BlockPrediction", "OpCost", "OpPrediction", "Prediction", "attention_options", "block_of", "predict"]
+__all__ = [
+    "AttentionOption",
+    "BlockPrediction",
+    "OpCost",
+    "OpPrediction",
+    "Prediction",
+    "attention_options",
+    "block_of",
+    "predict",
+]

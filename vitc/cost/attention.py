@@ -64,7 +64,9 @@ def _not_fused(cost: OpCost) -> Sequence[OpCost]:
     value = 2.0 * heads * keys * head_dim
     product = replace(cost, kind="gemm", flops=cost.flops / 2)
     return (
-        replace(product, bytes_read=cost.bytes_read - value, bytes_written=scores, shape=(heads, queries, keys, head_dim)),
+        replace(
+            product, bytes_read=cost.bytes_read - value, bytes_written=scores, shape=(heads, queries, keys, head_dim)
+        ),
         replace(cost, kind="norm", flops=scores / 2, bytes_read=scores, bytes_written=scores, shape=None),
         replace(product, bytes_read=scores + value, shape=(heads, queries, head_dim, keys)),
     )

@@ -19,7 +19,14 @@ _CONV = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.con
 _ATTENTION = {ops.attention.default, ops.attention_int8.default}
 _NORM = {aten.layer_norm.default, aten.group_norm.default, aten.rms_norm.default, aten.softmax.int}
 #: Pointwise operators that engines fuse into the GEMM before them.
-_FUSED = {aten.gelu.default, aten.silu.default, aten.relu.default, ops.quantize.default, ops.dequantize.default, aten._to_copy.default}
+_FUSED = {
+    aten.gelu.default,
+    aten.silu.default,
+    aten.relu.default,
+    ops.quantize.default,
+    ops.dequantize.default,
+    aten._to_copy.default,
+}
 
 
 def size_at(size: Any, batch: int) -> int:

@@ -67,9 +67,7 @@ def _kernel_time(kernel: Sequence[OpCost], target: Target, weights_stay: bool) -
     stays = activations <= _RESIDENT * (target.l2_bytes or 0)
     dram_bytes = (0.0 if weights_stay else weights) + (0.0 if stays else activations)
     compute_ms = sum(_compute_ms(op, target) for op in kernel)
-    memory_ms = max(
-        _dram_ms(dram_bytes, target, target.utilisation.memory), _l2_ms(activations + weights, target)
-    )
+    memory_ms = max(_dram_ms(dram_bytes, target, target.utilisation.memory), _l2_ms(activations + weights, target))
     launch_ms = target.launch_overhead_us * 1e-3
     bound: Bound = "compute" if compute_ms >= memory_ms else "memory"
     if launch_ms > max(compute_ms, memory_ms):
@@ -102,9 +100,7 @@ def _filled(op: OpCost, target: Target) -> float:
     batch, rows, columns, _ = op.shape
     if op.kind == "attention":
         return _tiling(batch, rows, columns, (_ATTENTION_ROWS, columns), target.sm_count)
-    return max(
-        _tiling(batch, rows, columns, tile, target.sm_count) * _tile_efficiency(tile) for tile in _TILES
-    )
+    return max(_tiling(batch, rows, columns, tile, target.sm_count) * _tile_efficiency(tile) for tile in _TILES)
 
 
 def _tiling(batch: int, rows: int, columns: int, tile: tuple[int, int], sm_count: int) -> float:

@@ -117,7 +117,8 @@ class Prediction:
 
 
 def block_lines(blocks: Iterable[BlockPrediction]) -> list[str]:
-    """One line a block, equal neighbours together: "blocks.0 … blocks.11  0.075 ms each, 7 kernels, bound by launch"."""
+    """One line a block, equal neighbours together: "blocks.0 … blocks.11  0.075 ms each, 7 kernels, bound by
+    launch"."""
     rows: list[tuple[str, str, str]] = []
     for block in blocks:
         kernels = f"{block.kernels} kernel{'' if block.kernels == 1 else 's'}, bound by {block.bound}"

@@ -106,10 +106,14 @@ def main() -> None:
         for decision in compiled.report().decisions:
             console.print(f"  {decision}")
         if compiled.report().predicted_ms is not None:
-            console.print(f"  predicted on {target}: {compiled.report().predicted_ms:.2f} ms (cost model, never measured)")
+            console.print(
+                f"  predicted on {target}: {compiled.report().predicted_ms:.2f} ms (cost model, never measured)"
+            )
 
     Console(width=150).print(table)
-    print("Times are of this machine, batch 1; the orin model runs here on the CPU engine, its own engine is built on the device.")
+    print(
+        "Times are of this machine, batch 1; the orin model runs here on the CPU engine, its own engine is built on the device."
+    )
     print(f"bundles  {OUT}/vit_b_16-cpu  {OUT}/vit_b_16-orin")
     print(f"dumps    {OUT}/dumps-cpu  {OUT}/dumps-orin")
 

@@ -84,7 +84,8 @@ class DigitsViT(torch.nn.Module):
 
 
 def qkv_activations(model: DigitsViT, images: torch.Tensor) -> list[torch.Tensor]:
-    """What each block's fused QKV gives for the images: [n, 17, 3·64] a block. Attention's own input, for its benchmarks."""
+    """What each block's fused QKV gives for the images: [n, 17, 3·64] a block. Attention's own input, for its
+    benchmarks."""
     kept: list[torch.Tensor] = []
     hooks = [block.attn.qkv.register_forward_hook(lambda _m, _i, out: kept.append(out)) for block in model.blocks]  # type: ignore[union-attr]
     with torch.no_grad():

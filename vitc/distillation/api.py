@@ -21,8 +21,9 @@ from vitc.errors import InputError
 
 @dataclass(frozen=True)
 class DistillResult:
-    """`student`: the module that was given, trained, in eval mode. `losses`: one a step; `scores`: what `evaluate` returned;
-    both as (stage, step, value). `best`: the best score, which the student's weights are of; None without `evaluate`."""
+    """`student`: the module that was given, trained, in eval mode. `losses`: one a step; `scores`: what `evaluate`
+    returned; both as (stage, step, value). `best`: the best score, which the student's weights are of; None without
+    `evaluate`."""
 
     student: torch.nn.Module
     losses: tuple[Entry, ...]
@@ -53,25 +54,25 @@ def distill(
 ) -> DistillResult:
     """Trains `student`, in place, to do what `teacher` does: its key layers first, then its outputs.
 
-    student: what vitc.prune made, or any nn.Module with the teacher's inputs and outputs. Parameters that do not require
-        gradients stay as they are.
+    student: what vitc.prune made, or any nn.Module with the teacher's inputs and outputs. Parameters that do not
+        require gradients stay as they are.
     teacher: an nn.Module; it is put into eval mode and is not changed.
-    data: tensors (inputs, labels), or a DataLoader or list of batches: (inputs, labels), inputs alone, or dicts for forward
-        with 'labels' beside.
+    data: tensors (inputs, labels), or a DataLoader or list of batches: (inputs, labels), inputs alone, or dicts for
+        forward with 'labels' beside.
     stages: `Features` and `Logits`, in any order and number.
     config: what holds for all stages: see `DistillConfig`.
-    optimizer: a function of the trainable parameters [(name, parameter)] and a stage's rate to an optimizer, or several;
-        None is AdamW. Its rates rise and fall as AdamW's do.
+    optimizer: a function of the trainable parameters [(name, parameter)] and a stage's rate to an optimizer, or
+        several; None is AdamW. Its rates rise and fall as AdamW's do.
     evaluate: a function of the student to a score, higher is better. The student ends with the weights of the best.
-    checkpoint: a file to save the run in, and to go on from if it exists. The result is the same, bit for bit, on the same
-        machine and number of threads.
+    checkpoint: a file to save the run in, and to go on from if it exists. The result is the same, bit for bit, on the
+        same machine and number of threads.
     progress: a bar on stderr.
 
     In several processes, launched by `accelerate launch` or torchrun, every process trains on its share of the batches.
 
-    Raises InputError for arguments that cannot be, DistillError where the two models do not fit, the loss is no number, a
-    checkpoint is of another run, or several processes do not find each other; MissingDependencyError in several processes
-    without accelerate.
+    Raises InputError for arguments that cannot be, DistillError where the two models do not fit, the loss is no number,
+    a checkpoint is of another run, or several processes do not find each other; MissingDependencyError in several
+    processes without accelerate.
     """
     _check_models(student, teacher)
     if not stages:
@@ -79,7 +80,9 @@ def distill(
     loader = loader_of(data, config.batch_size)
     trained = next((p for p in student.parameters() if p.requires_grad), None)
     if trained is None:
-        raise InputError("the student has no parameter that requires gradients; call requires_grad_() on it, or on parts of it")
+        raise InputError(
+            "the student has no parameter that requires gradients; call requires_grad_() on it, or on parts of it"
+        )
     here = workers(trained.device)
     student.to(here.device)
     teacher.to(here.device)

@@ -1,7 +1,7 @@
 """The data of a distillation: anything that can be read again and again, as an endless stream that can start anywhere.
 
-Nothing random is ever saved: before each batch is drawn, and again before it is used, every generator is seeded with a number
-made of the seed and the place in the run. So a run that was killed goes on exactly.
+Nothing random is ever saved: before each batch is drawn, and again before it is used, every generator is seeded with a
+number made of the seed and the place in the run. So a run that was killed goes on exactly.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ class Batch:
 def loader_of(data: Any, batch_size: int) -> Any:
     """Tensors become a shuffling DataLoader; loaders and other collections of batches stay what they are.
 
-    data: a tensor of inputs, a pair (inputs, labels) of tensors, or an iterable of batches with a length: each a tensor,
-    (inputs, labels), or a dict for forward with 'labels' beside it. Raises InputError for anything else, or for nothing.
+    data: a tensor of inputs, a pair (inputs, labels) of tensors, or an iterable of batches with a length: each a
+    tensor, (inputs, labels), or a dict for forward with 'labels' beside it. Raises InputError for anything else, or for
+    nothing.
     """
     if isinstance(data, torch.Tensor):
         data = (data,)
@@ -60,11 +61,15 @@ def loader_of(data: Any, batch_size: int) -> Any:
     if isinstance(data, (str, bytes)) or not hasattr(data, "__iter__"):
         raise InputError(f"data must be tensors (inputs, labels) or an iterable of batches, got {type(data).__name__}")
     if iter(data) is data:
-        raise InputError("data is an iterator, which can be read only once; pass a DataLoader, or a list of its batches")
+        raise InputError(
+            "data is an iterator, which can be read only once; pass a DataLoader, or a list of its batches"
+        )
     try:
         count = len(data)
     except TypeError:
-        raise InputError(f"data of type {type(data).__name__} has no length; give it a __len__, its batches in an epoch") from None
+        raise InputError(
+            f"data of type {type(data).__name__} has no length; give it a __len__, its batches in an epoch"
+        ) from None
     if count == 0:
         raise InputError("data has no batches; pass at least one batch of inputs")
     return data
@@ -86,8 +91,9 @@ def split(raw: Any) -> Batch:
 
 
 def stream(loader: Any, start: int, seed: int, rank: int = 0, source: Any = None) -> Iterator[Batch]:
-    """Batches without end, epoch after epoch, from the `start`-th on. A pure function of its arguments, as long as the loader
-    draws its random numbers from torch, numpy or random. `source`: the user's loader, where `loader` is a process' share."""
+    """Batches without end, epoch after epoch, from the `start`-th on. A pure function of its arguments, as long as the
+    loader draws its random numbers from torch, numpy or random. `source`: the user's loader, where `loader` is a
+    process' share."""
     count = len(loader)
     epoch, skipped = divmod(start, count)
     while True:

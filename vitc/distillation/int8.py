@@ -29,8 +29,8 @@ class FakeQuantised:
     `options` has any, stay in floating point here.
 
     `options`: which GEMMs become INT8, and how ranges are chosen that the program does not know yet.
-    `learn_steps`: the activations' step sizes are trained too (LSQ, Esser et al., arXiv 1902.08153), as logarithms, so that
-    an optimizer's rate is a relative change (Jain et al., arXiv 1903.08066).
+    `learn_steps`: the activations' step sizes are trained too (LSQ, Esser et al., arXiv 1902.08153), as logarithms, so
+    that an optimizer's rate is a relative change (Jain et al., arXiv 1903.08066).
 
     Raises CalibrationError if ranges are missing and the program has no calibration data.
     """

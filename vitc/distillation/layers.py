@@ -1,7 +1,7 @@
 """The layers of a model by the user's module paths, and a view of the model that also returns what they compute.
 
-A model is an nn.Module with submodules, or an FX graph of vitc's, which has none: there a layer is all nodes that carry its
-path, and its output is what the last of them computes.
+A model is an nn.Module with submodules, or an FX graph of vitc's, which has none: there a layer is all nodes that carry
+its path, and its output is what the last of them computes.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def is_graph(model: torch.nn.Module) -> bool:
 
 
 class Layers:
-    """The layers of one model, `whose` in messages. `batch` is run once where the model is no graph, to see which modules
-    attend."""
+    """The layers of one model, `whose` in messages. `batch` is run once where the model is no graph, to see which
+    modules attend."""
 
     def __init__(self, model: torch.nn.Module, whose: str, batch: Batch) -> None:
         self.whose = whose
@@ -65,7 +65,9 @@ class Layers:
         count = len(self.attentions)
         if not -count <= layer < count:
             known = f"it has {count}: {', '.join(self.attentions)}" if count else "it has none"
-            raise InputError(f"the {self.whose} has no attention of index {layer}; {known}; name a layer by its path instead")
+            raise InputError(
+                f"the {self.whose} has no attention of index {layer}; {known}; name a layer by its path instead"
+            )
         return self.attentions[layer]
 
 
@@ -128,7 +130,12 @@ def _nodes_by_path(graph: Graph) -> dict[str, Node]:
     """The last node with a floating-point tensor of each module path, in the order in which the modules begin."""
     found: dict[str, Node] = {}
     for node in graph.nodes:
-        if node.op == "call_function" and is_tensor(node) and val(node).is_floating_point() and (path := module_path(node)):
+        if (
+            node.op == "call_function"
+            and is_tensor(node)
+            and val(node).is_floating_point()
+            and (path := module_path(node))
+        ):
             for prefix in _prefixes(path):
                 found[prefix] = node
     return found
@@ -159,6 +166,7 @@ def _attentions_of_module(model: torch.nn.Module, batch: Batch) -> tuple[str, ..
 @contextmanager
 def _named_calls(model: torch.nn.Module, running: list[str]) -> Iterator[None]:
     """`running` holds the names of the modules that run, innermost last."""
+
     def leave(*args: Any) -> None:
         running.pop()
 

@@ -23,8 +23,8 @@ def features_loss(student: Sequence[torch.Tensor], teacher: Sequence[torch.Tenso
 
 
 def logits_loss(stage: Logits, student: Any, teacher: Any, labels: torch.Tensor | None) -> torch.Tensor:
-    """Soft and hard labels by the stage's share. Outputs of any structure: soft labels for each floating-point tensor, hard
-    ones for the first."""
+    """Soft and hard labels by the stage's share. Outputs of any structure: soft labels for each floating-point tensor,
+    hard ones for the first."""
     pairs = _pairs(student, teacher)
     soft = torch.stack([_soft(s.float(), t.float(), stage.temperature) for s, t in pairs]).mean()
     if stage.soft == 1:

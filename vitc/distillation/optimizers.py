@@ -35,7 +35,9 @@ def checked(make: Callable[[Named, float], object]) -> OptimizerFactory:
         several = made if isinstance(made, (list, tuple)) else (made,)
         for optimizer in several:
             if not isinstance(optimizer, torch.optim.Optimizer):
-                raise InputError(f"optimizer returned a {type(optimizer).__name__}; it must return a torch Optimizer, or several")
+                raise InputError(
+                    f"optimizer returned a {type(optimizer).__name__}; it must return a torch Optimizer, or several"
+                )
         return several
 
     optimizers.__qualname__ = getattr(make, "__qualname__", type(make).__qualname__)
@@ -43,8 +45,8 @@ def checked(make: Callable[[Named, float], object]) -> OptimizerFactory:
 
 
 def set_rates(optimizers: Sequence[torch.optim.Optimizer], step: int, total: int, warmup: float) -> None:
-    """Each group's own rate times a factor that rises linearly to 1 and falls as a half cosine to 0 (Loshchilov & Hutter,
-    arXiv 1608.03983). A function of the step alone, so there is nothing to save."""
+    """Each group's own rate times a factor that rises linearly to 1 and falls as a half cosine to 0 (Loshchilov &
+    Hutter, arXiv 1608.03983). A function of the step alone, so there is nothing to save."""
     rise = int(warmup * total)
     factor = (step + 1) / (rise + 1) if step < rise else 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))
     for optimizer in optimizers:

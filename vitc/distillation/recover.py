@@ -23,7 +23,9 @@ def recover(student: Program, teacher: Program, wanted: Any, progress: bool) -> 
         if key not in _OPTIONS:
             raise InputError(unknown("option of distill", str(key), _OPTIONS))
     if "data" not in options:
-        raise InputError(f"distill has no data, only {', '.join(map(repr, options))}; add 'data': (inputs, labels) or a loader")
+        raise InputError(
+            f"distill has no data, only {', '.join(map(repr, options))}; add 'data': (inputs, labels) or a loader"
+        )
     student = student.owned()
     result = distill(student.module, teacher.module, options.pop("data"), progress=progress, **options)
     last = student.journal[-1]

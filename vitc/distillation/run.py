@@ -36,8 +36,8 @@ class Entry(NamedTuple):
 
 @dataclass
 class State:
-    """Where a run stands, besides its tensors. `step` counts the finished steps of the stage with index `stage`; `waited` the
-    scores since the best one."""
+    """Where a run stands, besides its tensors. `step` counts the finished steps of the stage with index `stage`;
+    `waited` the scores since the best one."""
 
     stage: int = 0
     step: int = 0
@@ -98,7 +98,11 @@ class Run:
                 self.state.step = step + 1
                 self.state.losses.append(Entry(stage.name, step + 1, loss))
                 self.bar.step(loss)
-                if self.evaluate is not None and ((step + 1) % every == 0 or step + 1 == total) and self._worse(stage.name):
+                if (
+                    self.evaluate is not None
+                    and ((step + 1) % every == 0 or step + 1 == total)
+                    and self._worse(stage.name)
+                ):
                     break
                 if (step + 1) % self.config.checkpoint_every == 0:
                     self._save(scope, optimizers)
@@ -146,7 +150,11 @@ class Run:
 
     def _diverged(self, stage: Stage, value: float) -> str:
         step = self.state.step
-        saved = f"; the checkpoint {self.path} is of an earlier step" if self.path is not None and self.path.exists() else ""
+        saved = (
+            f"; the checkpoint {self.path} is of an earlier step"
+            if self.path is not None and self.path.exists()
+            else ""
+        )
         return (
             f"the loss is {value} at step {step + 1} of stage {stage.name!r}; the student keeps the weights of step {step}{saved}. "
             f"Look for NaN in the data and in the teacher's outputs, or lower the stage's rate (now {stage.rate:g})"
@@ -194,8 +202,12 @@ class Run:
             parts = self.weights.parts() | {"optimizer": moments}
             if scope is not None:
                 parts["maps"] = dict(scope.maps.state_dict())
-            tensors = {name: tensor for prefix, part in parts.items() for name, tensor in files.pack(prefix, part).items()}
-            state_file.write(self.path, tensors, {"run": self._identity(), "state": asdict(self.state), "numbers": numbers})
+            tensors = {
+                name: tensor for prefix, part in parts.items() for name, tensor in files.pack(prefix, part).items()
+            }
+            state_file.write(
+                self.path, tensors, {"run": self._identity(), "state": asdict(self.state), "numbers": numbers}
+            )
         self.workers.wait()
 
     def _restore(self, path: Path) -> None:

@@ -78,7 +78,9 @@ class Accelerated:
 
     def prepare(self, model: torch.nn.Module, loader: Any) -> tuple[torch.nn.Module, Any]:
         if not isinstance(loader, torch.utils.data.DataLoader):
-            raise InputError(f"several processes share a torch DataLoader, or tensors; data is a {type(loader).__name__}")
+            raise InputError(
+                f"several processes share a torch DataLoader, or tensors; data is a {type(loader).__name__}"
+            )
         prepared, shared = self._accelerator.prepare(model, loader)
         return prepared, shared
 

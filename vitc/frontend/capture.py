@@ -33,9 +33,13 @@ def capture(
     if isinstance(model, ExportedProgram):
         return _from_exported(model, target)
     if not isinstance(model, torch.nn.Module):
-        raise InputError(f"model must be a torch.nn.Module or a torch.export.ExportedProgram, got {type(model).__name__}")
+        raise InputError(
+            f"model must be a torch.nn.Module or a torch.export.ExportedProgram, got {type(model).__name__}"
+        )
     if model.training:
-        raise CaptureError("the model is in training mode; call model.eval() first, so that dropout and norms are fixed")
+        raise CaptureError(
+            "the model is in training mode; call model.eval() first, so that dropout and norms are fixed"
+        )
     args, kwargs = _normalise(model, example_inputs)
     args, kwargs = _at_least_two(args, batch), _at_least_two(kwargs, batch)
     shapes: Any = None
@@ -126,7 +130,9 @@ def _by_parameter(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[st
     shapes: dict[str, Any] = {}
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
-        shapes[name] = {k: _dynamic(v, dim) for k, v in value.items()} if kind is kind.VAR_KEYWORD else _dynamic(value, dim)
+        shapes[name] = (
+            {k: _dynamic(v, dim) for k, v in value.items()} if kind is kind.VAR_KEYWORD else _dynamic(value, dim)
+        )
     return shapes
 
 

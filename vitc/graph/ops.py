@@ -26,8 +26,8 @@ INT8_MIN, INT8_MAX = -128, 127
 
 
 def _by_threads(fields: AttentionFields, inputs: list[Any]) -> Any:
-    """The kernel's reference, the images of a batch shared among torch's number of threads: each image is on its own, and
-    NumPy lets others run while it computes."""
+    """The kernel's reference, the images of a batch shared among torch's number of threads: each image is on its own,
+    and NumPy lets others run while it computes."""
     images, shared = inputs[0].shape[0], inputs[-1:] if fields.has_bias else []
     workers = min(torch.get_num_threads(), images)
     if workers == 1 or (shared and shared[0].shape[0] > 1):
@@ -243,7 +243,9 @@ def _(
     out = q.new_empty(
         _attention_shape(q, num_heads, head_dim, layout), dtype=torch.int8 if fields.int8_out else torch.float16
     )
-    launch_on(fields, [t for t in (q, k, v, bias) if t is not None], out, torch.cuda.current_stream(q.device).cuda_stream)
+    launch_on(
+        fields, [t for t in (q, k, v, bias) if t is not None], out, torch.cuda.current_stream(q.device).cuda_stream
+    )
     return out if fields.int8_out else out.to(out_dtype)
 
 

@@ -66,8 +66,8 @@ class Rewriter:
         return node
 
     def parameter(self, name: str, value: torch.Tensor, trainable: bool = True) -> Node:
-        """A get_attr node for a weight or buffer `name`, which must be new. What training must not touch (masks, tables of
-        positions) is a buffer: integers, and floats with `trainable=False`."""
+        """A get_attr node for a weight or buffer `name`, which must be new. What training must not touch (masks, tables
+        of positions) is a buffer: integers, and floats with `trainable=False`."""
         prefix, _, leaf = name.rpartition(".")
         owner: torch.nn.Module = self.module
         for part in prefix.split(".") if prefix else ():

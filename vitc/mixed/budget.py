@@ -1,7 +1,7 @@
 """The fastest mix of INT8 and floating point that keeps a score.
 
-One block at a time in INT8 says how much noise each adds; noise of different blocks adds up. So the blocks are given back
-to floating point in the order of noise per millisecond, worst bargain first, and bisection (as in Polygraphy's
+One block at a time in INT8 says how much noise each adds; noise of different blocks adds up. So the blocks are given
+back to floating point in the order of noise per millisecond, worst bargain first, and bisection (as in Polygraphy's
 BisectMarker) finds the fewest that must go: log₂ of the blocks evaluations, each of the real compiled mix.
 """
 
@@ -53,8 +53,8 @@ def search(
     journal: SearchJournal,
     score_blocks: bool = False,
 ) -> Found:
-    """`score`: of the compiled model that a pass makes, None for floating point; higher is better. `score_blocks`: if INT8
-    everywhere does not keep the score, ask for that of each block alone too, for the ledger."""
+    """`score`: of the compiled model that a pass makes, None for floating point; higher is better. `score_blocks`: if
+    INT8 everywhere does not keep the score, ask for that of each block alone too, for the ledger."""
     quantize, trials = measure.split.quantize, []
 
     def asked(mix: QuantizeInt8 | None, label: str) -> float:
@@ -106,10 +106,14 @@ def _row(measure: Measure, journal: SearchJournal, name: str, sites: Sites, pv: 
 
 
 def _steps(
-    measure: Measure, journal: SearchJournal, blocks: dict[str, Sites], rows: dict[str, SensitivityRow], saved: dict[str, float] | None
+    measure: Measure,
+    journal: SearchJournal,
+    blocks: dict[str, Sites],
+    rows: dict[str, SensitivityRow],
+    saved: dict[str, float] | None,
 ) -> list[Step]:
-    """Every way to make a block more exact, worst bargain first. P·V in FP16 is offered where it is the better bargain of
-    the two for its block; the rest of the block follows later."""
+    """Every way to make a block more exact, worst bargain first. P·V in FP16 is offered where it is the better bargain
+    of the two for its block; the rest of the block follows later."""
     steps = []
     for name, sites in blocks.items():
         noise, cost = _noise(rows[name]), 1.0 if saved is None else saved[name]

@@ -19,8 +19,8 @@ _FORM = 1
 class SearchJournal:
     """Answers by question, in one JSON file of a folder (None: kept in memory only).
 
-    `identity` says what is searched: a file of another search is refused, with what differs. Each answer replaces the file
-    atomically, so that a kill leaves the old or the new one, never half of one.
+    `identity` says what is searched: a file of another search is refused, with what differs. Each answer replaces the
+    file atomically, so that a kill leaves the old or the new one, never half of one.
     """
 
     def __init__(self, folder: str | Path | None, identity: Mapping[str, str]) -> None:
@@ -44,7 +44,9 @@ class SearchJournal:
             data = json.loads(path.read_text(encoding="utf-8"))
             form, identity, answers = data["form"], data["identity"], data["answers"]
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{path} is not the journal of a search ({error}); name another folder or delete it") from error
+            raise InputError(
+                f"{path} is not the journal of a search ({error}); name another folder or delete it"
+            ) from error
         if form != _FORM:
             raise InputError(f"{path} has the form {form}, this vitc reads {_FORM}; name another folder or delete it")
         different = [
@@ -53,7 +55,9 @@ class SearchJournal:
             if identity.get(key) != self._identity.get(key)
         ]
         if different:
-            raise InputError(f"{path} belongs to another search: {'; '.join(different)}. Name another folder, or delete it")
+            raise InputError(
+                f"{path} belongs to another search: {'; '.join(different)}. Name another folder, or delete it"
+            )
         return answers  # type: ignore[no-any-return]
 
     def _write(self) -> None:

@@ -27,7 +27,8 @@ from vitc.pipeline.manager import run_pipeline
 
 @dataclass(frozen=True)
 class Split:
-    """A pipeline, run up to its quantize-int8: the calibrated floating-point program there, that pass, and what follows."""
+    """A pipeline, run up to its quantize-int8: the calibrated floating-point program there, that pass, and what
+    follows."""
 
     program: Program
     quantize: QuantizeInt8
@@ -40,7 +41,9 @@ class Split:
         if at is None:
             raise PipelineError("sensitivity and budgets need a pipeline with quantize-int8, and this one has none")
         if program.calibration is None:
-            raise CalibrationError("sensitivity and budgets need calibration=images, a tensor or an iterable of batches")
+            raise CalibrationError(
+                "sensitivity and budgets need calibration=images, a tensor or an iterable of batches"
+            )
         quantize: QuantizeInt8 = passes[at]  # type: ignore[assignment]
         before = run_pipeline(program, passes[:at])
         return cls(quantize.with_ranges(before, quantize.sites(before)), quantize, tuple(passes[at + 1 :]))
@@ -50,8 +53,8 @@ class Split:
         return run_pipeline(self.program, [*([quantize] if quantize else []), *self.after])
 
     def saved_ms(self, key: Callable[[str], str]) -> dict[str, float] | None:
-        """Predicted ms that INT8 saves, by block or layer, on a CPU from rates measured here; None where the target has no
-        figures to predict from, or no CPU engine is there to be measured."""
+        """Predicted ms that INT8 saves, by block or layer, on a CPU from rates measured here; None where the target has
+        no figures to predict from, or no CPU engine is there to be measured."""
         target = self.program.target
         try:
             known = measured_here(target)

@@ -43,7 +43,9 @@ class Prefixes:
                 for node in program.graph.nodes:
                     if node.name in self._before[cut]:
                         env[node] = kept[cut].get(node.name)  # None: nobody reads it any more
-                results.append(_tensors(FastInterpreter(program.module).run(initial_env=env, enable_io_processing=False)))
+                results.append(
+                    _tensors(FastInterpreter(program.module).run(initial_env=env, enable_io_processing=False))
+                )
         return results
 
 

@@ -13,8 +13,8 @@ from typing import Any
 @dataclass(frozen=True)
 class SensitivityRow:
     """What INT8 in one block (or layer) alone does: signal over noise of the outputs in dB against floating point, KL
-    divergence of the class probabilities in nats and share of equal top classes (None where the outputs are no classes),
-    the user's score, and the predicted ms that INT8 saves there (None: not predicted for this target)."""
+    divergence of the class probabilities in nats and share of equal top classes (None where the outputs are no
+    classes), the user's score, and the predicted ms that INT8 saves there (None: not predicted for this target)."""
 
     name: str
     sqnr_db: float
@@ -36,8 +36,8 @@ class Sensitivity:
 
     @property
     def added_db(self) -> float:
-        """SQNR if the noise of the places just added up, as it does for independent errors. Where that of all of them together
-        is far lower, layers make each other's errors worse."""
+        """SQNR if the noise of the places just added up, as it does for independent errors. Where that of all of them
+        together is far lower, layers make each other's errors worse."""
         noise = sum(10 ** (-r.sqnr_db / 10) for r in self.rows)
         return -10 * math.log10(noise) if noise else math.inf
 
@@ -54,13 +54,19 @@ class Sensitivity:
         header = ("", "SQNR dB", "KL", "same class", "score", "saves ms", "noise")
         noise = [10 ** (-r.sqnr_db / 10) for r in self.rows]
         bars = ["█" * round(24 * n / (max(noise) or 1.0)) for n in noise]
-        cells = [header, *((*_cells(r), bar) for r, bar in zip(self.rows, bars, strict=True)), (*_cells(self.together), "")]
+        cells = [
+            header,
+            *((*_cells(r), bar) for r, bar in zip(self.rows, bars, strict=True)),
+            (*_cells(self.together), ""),
+        ]
         widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
         for first, *middle, last in cells:
             figures = (text.rjust(width) for text, width in zip(middle, widths[1:-1], strict=True))
             lines.append("  ".join([first.ljust(widths[0]), *figures, last]).rstrip())
         together = f"{self.together.sqnr_db:.1f} dB"
-        lines.append(f"across layers: the noise of each alone adds up to {self.added_db:.1f} dB, all together have {together}")
+        lines.append(
+            f"across layers: the noise of each alone adds up to {self.added_db:.1f} dB, all together have {together}"
+        )
         if self.score is not None:
             lines.append(f"score in floating point {self.score:.4f}")
         return "\n".join(lines)
@@ -85,9 +91,9 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What was decided for one block, and why. All figures are of INT8 there alone: signal over noise of the outputs in dB
-    and share of equal top classes (None where the outputs are no classes) on calibration images, change of the user's
-    score (None where it was not asked for), ms saved (None: not predicted for this target)."""
+    """What was decided for one block, and why. All figures are of INT8 there alone: signal over noise of the outputs in
+    dB and share of equal top classes (None where the outputs are no classes) on calibration images, change of the
+    user's score (None where it was not asked for), ms saved (None: not predicted for this target)."""
 
     block: str
     choice: str
@@ -100,7 +106,8 @@ class LedgerEntry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The decisions of a budget search: one entry a block, the scores it saw (mix → score), in order, and the verdict."""
+    """The decisions of a budget search: one entry a block, the scores it saw (mix → score), in order, and the
+    verdict."""
 
     entries: tuple[LedgerEntry, ...]
     trials: tuple[tuple[str, float], ...]
@@ -115,7 +122,9 @@ class Ledger:
             ms = "" if e.saved_ms is None else f", {e.saved_ms:+.3f} ms saved"
             lines.append(f"  {e.block:<{width}}  {e.choice:<16} alone {e.sqnr_db:5.1f} dB{same}{score}{ms}: {e.reason}")
         if self.entries and all(e.saved_ms is None for e in self.entries):
-            lines.append("  no milliseconds, noise decided: the target has no figures to predict from, or no CPU engine is here")
+            lines.append(
+                "  no milliseconds, noise decided: the target has no figures to predict from, or no CPU engine is here"
+            )
         lines += [f"  tried: {mix}: {score:.4f}" for mix, score in self.trials]
         return "\n".join(lines)
 

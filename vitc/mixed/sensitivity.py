@@ -35,9 +35,9 @@ def sensitivity(
 ) -> Sensitivity:
     """What INT8 does in one block (or layer) at a time, everything else in floating point.
 
-    The model runs once in floating point; each block is then run from its first node on, on the first `images` calibration
-    images. `evaluate`, a function from a callable model to a score, is called once a block if given, and then runs whole
-    models. `resume` is for calibration only. Arguments besides are those of `vitc.compile`.
+    The model runs once in floating point; each block is then run from its first node on, on the first `images`
+    calibration images. `evaluate`, a function from a callable model to a score, is called once a block if given, and
+    then runs whole models. `resume` is for calibration only. Arguments besides are those of `vitc.compile`.
 
     Raises CalibrationError, InputError, PipelineError, and what capturing and the passes raise.
     """

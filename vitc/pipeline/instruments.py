@@ -1,4 +1,5 @@
-"""Instruments watch a pipeline from outside: verify, time, dump, diff, progress, numerics. Nothing of it is inside a pass."""
+"""Instruments watch a pipeline from outside: verify, time, dump, diff, progress, numerics. Nothing of it is inside a
+pass."""
 
 from __future__ import annotations
 

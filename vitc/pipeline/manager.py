@@ -44,7 +44,9 @@ def _run(item: Pass, program: Program) -> Program:
     except Exception as error:
         raise PassError(f"pass {item.name!r} failed with {type(error).__name__}: {error}") from error
     if not isinstance(after, Program):
-        raise PassError(f"pass {item.name!r} returned {type(after).__name__}, not a Program; end run() with `return program`")
+        raise PassError(
+            f"pass {item.name!r} returned {type(after).__name__}, not a Program; end run() with `return program`"
+        )
     now = {n.name for n in after.graph.nodes if n.op == "call_function"}
     entry = JournalEntry(
         pass_text=print_pass(item),

@@ -59,7 +59,9 @@ def _make(cls: type[Pass], text: str) -> Pass:
     while position < len(text):
         match = _OPTION.match(text, position)
         if not match:
-            raise PipelineError(f"cannot read the options of {cls.name!r} at {text[position:]!r}; the form is option=value,…")
+            raise PipelineError(
+                f"cannot read the options of {cls.name!r} at {text[position:]!r}; the form is option=value,…"
+            )
         name, raw = match[1], match[2]
         if name not in fields:
             raise PipelineError(unknown(f"option of pass {cls.name!r}", name, fields))

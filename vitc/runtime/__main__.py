@@ -49,15 +49,11 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("build", _build, "build the TensorRT engine for this machine", engine=False)
-    sub.add_argument(
-        "--batch", type=int, help="the batch to tune for; default: the smallest the bundle takes"
-    )
+    sub.add_argument("--batch", type=int, help="the batch to tune for; default: the smallest the bundle takes")
     sub.add_argument("--plugin", type=Path, help="the compiled attention plugin's library")
     sub.add_argument("--capability", help="build for another machine, with TensorRT-RTX: SM86, SM89, …")
     sub = command("run", _run, "run the model on arrays")
-    sub.add_argument(
-        "--input", action="append", default=[], metavar="NAME=FILE.npy", help="repeat for each input"
-    )
+    sub.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy", help="repeat for each input")
     sub.add_argument(
         "--out",
         type=Path,

@@ -49,9 +49,7 @@ def time_engine(bundle: Bundle, engine: Engine, batch: int | None, rounds: int, 
     take.
     """
     if rounds < 1 or warmup < 0:
-        raise InputError(
-            f"a benchmark needs rounds >= 1 and warmup >= 0, got rounds {rounds}, warmup {warmup}"
-        )
+        raise InputError(f"a benchmark needs rounds >= 1 and warmup >= 0, got rounds {rounds}, warmup {warmup}")
     manifest = bundle.manifest
     size = _batch(bundle, batch)
     feeds = bind(manifest.inputs, manifest.dims, (), make_feeds(bundle, batch))
@@ -111,9 +109,7 @@ def make_feeds(bundle: Bundle, batch: int | None = None) -> dict[str, Array]:
     feeds = {}
     for info in bundle.manifest.inputs:
         shape = [_size(bundle, dim, size) for dim in info.shape]
-        feeds[info.name] = (
-            _random(info, shape, rng) if pair is None else np.resize(pair.inputs[info.name], shape)
-        )
+        feeds[info.name] = _random(info, shape, rng) if pair is None else np.resize(pair.inputs[info.name], shape)
     return feeds
 
 
@@ -126,8 +122,4 @@ def _size(bundle: Bundle, dim: int | str, batch: int) -> int:
 def _random(info: TensorInfo, shape: list[int], rng: np.random.Generator) -> Array:
     dtype = np.dtype(info.dtype)
     # Integers and bools are indices and masks: only 0 and 1 are sure to be valid.
-    return (
-        rng.standard_normal(shape).astype(dtype)
-        if dtype.kind == "f"
-        else rng.integers(0, 2, shape).astype(dtype)
-    )
+    return rng.standard_normal(shape).astype(dtype) if dtype.kind == "f" else rng.integers(0, 2, shape).astype(dtype)

@@ -64,9 +64,7 @@ def build(
     trt = tensorrt.find(capability)
     # The bundle's versions are TensorRT's; TensorRT-RTX counts its own.
     if trt.__name__ == "tensorrt" and trt.__version__ not in accepted:
-        raise BuildError(
-            f"the bundle {bundle.path} is for TensorRT {accepted}; {trt.__version__} is installed"
-        )
+        raise BuildError(f"the bundle {bundle.path} is for TensorRT {accepted}; {trt.__version__} is installed")
     _load_kernels(trt, bundle, plugin)
     profile = _profile(bundle, batch)
     engine = tensorrt.build_engine(bundle.model, capability=capability, profile=profile)
@@ -109,9 +107,7 @@ def load_built(bundle: Bundle) -> Engine:
     found = hashlib.sha256(data).hexdigest()
     again = f"build it again: python -m vitc.runtime build {bundle.path}"
     if found != built.plan_sha256:
-        raise BuildError(
-            f"{bundle.work / _PLAN} is damaged: built as {built.plan_sha256}, it has {found}; {again}"
-        )
+        raise BuildError(f"{bundle.work / _PLAN} is damaged: built as {built.plan_sha256}, it has {found}; {again}")
     trt = tensorrt.load(built.distribution)
     if trt.__version__ != built.version:
         raise BuildError(
@@ -133,9 +129,7 @@ def read_built(bundle: Bundle) -> Built:
         plain = json.loads(path.read_bytes())
         built = Built(**{**plain, "batch": tuple(plain["batch"])})
     except (ValueError, TypeError, KeyError) as error:
-        raise BuildError(
-            f"{path} is damaged ({error}): python -m vitc.runtime build {bundle.path}"
-        ) from error
+        raise BuildError(f"{path} is damaged ({error}): python -m vitc.runtime build {bundle.path}") from error
     if built.bundle != _fingerprint(bundle):
         raise BuildError(
             f"the engine in {bundle.work} was built from another bundle ({built.bundle[:12]}, this is "

@@ -60,9 +60,7 @@ def compare(pair: int, name: str, got: Array, golden: Array, tolerance: Toleranc
     if bad:
         return CheckRow(pair, name, nan, nan, False, f"{bad} of {a.size} values are NaN or infinite")
     cosine, relative = _distance(a, b)
-    return CheckRow(
-        pair, name, cosine, relative, cosine >= tolerance.cosine and relative <= tolerance.relative
-    )
+    return CheckRow(pair, name, cosine, relative, cosine >= tolerance.cosine and relative <= tolerance.relative)
 
 
 def _distance(a: Array, b: Array) -> tuple[float, float]:

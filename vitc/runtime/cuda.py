@@ -45,14 +45,10 @@ class Cuda:
         self._call("cuMemFree_v2", ctypes.c_uint64(pointer))
 
     def to_device(self, pointer: int, array: Array) -> None:
-        self._copy(
-            "cuMemcpyHtoDAsync_v2", ctypes.c_uint64(pointer), array.ctypes.data_as(ctypes.c_void_p), array
-        )
+        self._copy("cuMemcpyHtoDAsync_v2", ctypes.c_uint64(pointer), array.ctypes.data_as(ctypes.c_void_p), array)
 
     def to_host(self, array: Array, pointer: int) -> None:
-        self._copy(
-            "cuMemcpyDtoHAsync_v2", array.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint64(pointer), array
-        )
+        self._copy("cuMemcpyDtoHAsync_v2", array.ctypes.data_as(ctypes.c_void_p), ctypes.c_uint64(pointer), array)
 
     def _copy(self, name: str, to: Any, source: Any, array: Array) -> None:
         self._call(name, to, source, ctypes.c_size_t(array.nbytes), ctypes.c_void_p(self.stream))

@@ -43,9 +43,7 @@ def describe(info: TensorInfo) -> str:
     return f"{info.name} {info.dtype} [{', '.join(map(str, info.shape))}]"
 
 
-def _checked(
-    info: TensorInfo, dims: Mapping[str, Dim], value: Any, sizes: dict[str, tuple[int, str]]
-) -> Array:
+def _checked(info: TensorInfo, dims: Mapping[str, Dim], value: Any, sizes: dict[str, tuple[int, str]]) -> Array:
     """`sizes`: each dynamic dimension's size in this call, and the input that gave it."""
     array = np.asarray(value)
     got = f"got {array.dtype} {list(array.shape)}"
@@ -54,9 +52,7 @@ def _checked(
             f"input {info.name!r} must be {describe(info)}, {got}: convert it, with astype({info.dtype!r})"
         )
     if array.ndim != len(info.shape):
-        raise InputError(
-            f"input {info.name!r} must be {describe(info)}, of {len(info.shape)} dimensions; {got}"
-        )
+        raise InputError(f"input {info.name!r} must be {describe(info)}, of {len(info.shape)} dimensions; {got}")
     for axis, (size, wanted) in enumerate(zip(array.shape, info.shape, strict=True)):
         if isinstance(wanted, int):
             if size != wanted:
@@ -72,7 +68,5 @@ def _checked(
             )
         before, source = sizes.setdefault(wanted, (size, info.name))
         if before != size:
-            raise InputError(
-                f"input {info.name!r} has {wanted} {size}, input {source!r} has {before}: they must agree"
-            )
+            raise InputError(f"input {info.name!r} has {wanted} {size}, input {source!r} has {before}: they must agree")
     return np.ascontiguousarray(array)

@@ -87,8 +87,9 @@ def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> 
     """Reads and checks the bundle at `path` and opens it on an engine.
 
     Args:
-        engine: `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `native`, `cpu` (the
-            fastest of these three on this processor), or `auto`: TensorRT where an engine for this machine was built, else the CPU.
+        engine: `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `native`, `cpu` (the fastest of
+            these three on this processor), or `auto`: TensorRT where an engine for this machine was built, else the
+            CPU.
         threads: of a CPU engine; None: all cores.
 
     Raises:

@@ -40,9 +40,7 @@ class TensorRtEngine:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         modes = {name: self._engine.get_tensor_mode(name) for name in names}
         self.inputs = tuple(self._port(trt, name) for name in names if modes[name] == trt.TensorIOMode.INPUT)
-        self.outputs = tuple(
-            self._port(trt, name) for name in names if modes[name] == trt.TensorIOMode.OUTPUT
-        )
+        self.outputs = tuple(self._port(trt, name) for name in names if modes[name] == trt.TensorIOMode.OUTPUT)
         self._lock = threading.Lock()
         self._buffers: dict[str, tuple[int, int]] = {}
 
@@ -54,9 +52,7 @@ class TensorRtEngine:
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         with self._lock:
             if self._context is None:
-                raise InputError(
-                    "the tensorrt engine is closed; load the bundle again with vitc.runtime.load"
-                )
+                raise InputError("the tensorrt engine is closed; load the bundle again with vitc.runtime.load")
             self._cuda.enter()
             for port in self.inputs:
                 array = feeds[port.name]

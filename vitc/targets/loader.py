@@ -57,15 +57,11 @@ def _bundled(name: str) -> Target:
 
 def _from_file(path: Path, seen: tuple[Path, ...]) -> Target:
     if path.resolve() in seen:
-        raise TargetError(
-            f"{path}: its base leads back to itself; start from one of {', '.join(available())}"
-        )
+        raise TargetError(f"{path}: its base leads back to itself; start from one of {', '.join(available())}")
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise TargetError(
-            f"target file {str(path)!r} does not exist; known names: {', '.join(available())}"
-        ) from None
+        raise TargetError(f"target file {str(path)!r} does not exist; known names: {', '.join(available())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise TargetError(f"target file {str(path)!r} cannot be read: {error}") from error
     except tomllib.TOMLDecodeError as error:
@@ -102,9 +98,7 @@ def _record(record: type[Any], data: Any, origin: str, prefix: str) -> Any:
     for key in data:
         if key not in known:
             raise TargetError(f"{origin}: {unknown('key', prefix + key, [prefix + name for name in known])}")
-    required = [
-        name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING
-    ]
+    required = [name for name, item in known.items() if item.default is MISSING and item.default_factory is MISSING]
     missing = [prefix + name for name in required if name not in data]
     if missing:
         allowed = ", ".join(prefix + name for name in known)
@@ -132,17 +126,13 @@ def _value(hint: Any, value: Any, origin: str, where: str) -> Any:
         return value
     if get_origin(hint) is tuple:
         _expect(isinstance(value, (list, tuple)), "a list", value, origin, where)
-        return tuple(
-            _value(get_args(hint)[0], entry, origin, f"{where}[{i}]") for i, entry in enumerate(value)
-        )
+        return tuple(_value(get_args(hint)[0], entry, origin, f"{where}[{i}]") for i, entry in enumerate(value))
     if get_origin(hint) is dict:
         _expect(isinstance(value, Mapping), "a table", value, origin, where)
         # TOML nests a dotted key ('utilisation.memory = …'); a source may be written either way.
         return {key: _value(str, text, origin, f"{where}.{key}") for key, text in _flat(value)}
     if hint is float:
-        _expect(
-            isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, origin, where
-        )
+        _expect(isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, origin, where)
         return float(value)
     if hint is int:
         _expect(isinstance(value, int) and not isinstance(value, bool), "an integer", value, origin, where)

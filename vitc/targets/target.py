@@ -70,9 +70,7 @@ class Target:
 
     int8_tops: float | None = None
     fp16_tflops: float | None = None
-    tf32_tflops: float | None = (
-        None  # what TensorRT uses for FP32 matrix products by default, where it exists
-    )
+    tf32_tflops: float | None = None  # what TensorRT uses for FP32 matrix products by default, where it exists
     fp32_tflops: float | None = None
     memory_gbs: float | None = None
     l2_bytes: int | None = None
@@ -143,9 +141,7 @@ class Target:
         sm_count = mode.sm_count or self.sm_count
         scale = (mode.gpu_mhz / self.clock_mhz) * (sm_count / self.sm_count)
         rates = ("int8_tops", "fp16_tflops", "tf32_tflops", "fp32_tflops")
-        scaled: dict[str, Any] = {
-            rate: value * scale for rate in rates if (value := getattr(self, rate)) is not None
-        }
+        scaled: dict[str, Any] = {rate: value * scale for rate in rates if (value := getattr(self, rate)) is not None}
         return replace(
             self,
             title=f"{self.title}, {name}",
@@ -177,9 +173,7 @@ class Target:
         if self.compute_capability is not None and not re.fullmatch(r"\d+\.\d", self.compute_capability):
             problems.append(f"compute_capability is {self.compute_capability!r}, must look like '8.7'")
         elif self.rtx_buildable and self.proof_capability != f"SM{self.sm}":
-            problems.append(
-                f"rtx_buildable, so proof_capability must be 'SM{self.sm}', not {self.proof_capability!r}"
-            )
+            problems.append(f"rtx_buildable, so proof_capability must be 'SM{self.sm}', not {self.proof_capability!r}")
         if self.proof_capability is not None and not re.fullmatch(r"SM\d{2,3}", self.proof_capability):
             problems.append(f"proof_capability is {self.proof_capability!r}, must look like 'SM86'")
         problems += self._version_problems()

@@ -63,7 +63,9 @@ class NativeEngine:
             if self._after is not None:
                 values |= self._after.run({port.name: values[port.name] for port in self._after.inputs})
             # What the blocks gave lies in buffers of theirs.
-            return {p.name: values[p.name].copy() if p.name in self._trunk.outputs else values[p.name] for p in self.outputs}
+            return {
+                p.name: values[p.name].copy() if p.name in self._trunk.outputs else values[p.name] for p in self.outputs
+            }
 
     def close(self) -> None:
         with self._lock:
@@ -96,7 +98,11 @@ def _part(proto: onnx.ModelProto, nodes: Sequence[onnx.NodeProto], outputs: Sequ
         return known.get(name) or helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
 
     part = helper.make_graph(
-        nodes, f"{graph.name}_part", [value(n, 3) for n in read if n not in constant], [value(n, None) for n in outputs], initializers
+        nodes,
+        f"{graph.name}_part",
+        [value(n, 3) for n in read if n not in constant],
+        [value(n, None) for n in outputs],
+        initializers,
     )
     model = helper.make_model(part, opset_imports=proto.opset_import, functions=proto.functions)
     model.ir_version = proto.ir_version
@@ -110,4 +116,3 @@ def _check_rank(before: onnx.ModelProto, trunk: Trunk) -> None:
         found = shapes.get(name)
         if found is not None and found.HasField("shape") and len(found.shape.dim) != 3:
             raise Unsuitable(f"{name!r} enters the blocks with rank {len(found.shape.dim)}, not [batch, tokens, width]")
-

@@ -19,7 +19,16 @@ SOURCES = Path(__file__).resolve().parent / "csrc"
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
 _VNNI_FLAGS = (*(f"-m{name.replace('_', '')}" for name in NEEDED), "-mfma", "-mprefer-vector-width=512")
 # GCC 12 takes its own _mm512_undefined for uninitialised.
-_FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-pthread", "-Wall", "-Wno-uninitialized", "-Wno-maybe-uninitialized")
+_FLAGS = (
+    "-std=c++20",
+    "-O2",
+    "-fPIC",
+    "-shared",
+    "-pthread",
+    "-Wall",
+    "-Wno-uninitialized",
+    "-Wno-maybe-uninitialized",
+)
 
 
 def unavailable(flags: frozenset[str] | None = None) -> str | None:

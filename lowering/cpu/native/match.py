@@ -166,7 +166,9 @@ class _Matcher:
             return None
         k, n = weight.shape
         if k % 4 or n % 16:
-            raise Unsuitable(f"{node.name or node.output[0]!r} is {k} x {n}: rows in fours and columns in sixteens are packed")
+            raise Unsuitable(
+                f"{node.name or node.output[0]!r} is {k} x {n}: rows in fours and columns in sixteens are packed"
+            )
 
         tail = _Tail(self, node)
         scale = np.broadcast_to(steps * np.float32(x_step), (n,))

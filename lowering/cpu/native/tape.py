@@ -22,7 +22,11 @@ _NORM, _LINEAR, _ATTENTION, _COPY = range(4)
 
 
 class _Activation(ctypes.Structure):
-    _fields_ = [("cubic", ctypes.c_float * SEGMENTS * 4), ("segments_per_unit", ctypes.c_float), ("last", ctypes.c_float)]
+    _fields_ = [
+        ("cubic", ctypes.c_float * SEGMENTS * 4),
+        ("segments_per_unit", ctypes.c_float),
+        ("last", ctypes.c_float),
+    ]
 
 
 class _Weights(ctypes.Structure):
@@ -109,7 +113,9 @@ def write_tape(trunk: Trunk) -> Tape:
     last_read = _last_reads(trunk)
     free: list[int] = []
     activations: dict[str, int] = {}
-    tape.finer = {b.output: one_sided(b.step) for b in trunk.blocks if isinstance(b, Linear) and b.step and b.activation}
+    tape.finer = {
+        b.output: one_sided(b.step) for b in trunk.blocks if isinstance(b, Linear) and b.step and b.activation
+    }
     for name in (*trunk.outputs, *(b.input for b in trunk.blocks if isinstance(b, Attention))):
         tape.finer.pop(name, None)  # read as the file has it
     for name in trunk.inputs:
@@ -148,7 +154,9 @@ def _input_form(trunk: Trunk, name: str) -> tuple[int, bool]:
         if block.input == name:
             if isinstance(block, Norm):
                 return int(block.weight.size), True
-            return (int(block.weight.shape[0]) if isinstance(block, Linear) else 3 * block.heads * block.head_dim), False
+            return (
+                int(block.weight.shape[0]) if isinstance(block, Linear) else 3 * block.heads * block.head_dim
+            ), False
     raise InternalError(f"{name!r} enters the trunk and nobody reads it")
 
 
@@ -186,9 +194,7 @@ def _residual(tape: Tape, name: str, in_place: bool) -> int:
 
 def _step(tape: Tape, block: Block, activations: dict[str, int]) -> Step:
     source, target = tape.buffer_of[block.input], tape.buffer_of[block.output]
-    step = Step(
-        input=source, output=target, in_width=tape.buffers[source].width, out_width=tape.buffers[target].width
-    )
+    step = Step(input=source, output=target, in_width=tape.buffers[source].width, out_width=tape.buffers[target].width)
     if isinstance(block, Norm):
         step.kind = _NORM
         gain, shift = block.weight / np.float32(block.step), block.bias / np.float32(block.step)
@@ -196,7 +202,9 @@ def _step(tape: Tape, block: Block, activations: dict[str, int]) -> Step:
     elif isinstance(block, Attention):
         step.kind = _ATTENTION
         exponents = block.score_scale * np.float32(math.log2(math.e))
-        step.attention = _Attention(block.heads, block.head_dim, tape.pointer(exponents), tape.pointer(block.value_scale))
+        step.attention = _Attention(
+            block.heads, block.head_dim, tape.pointer(exponents), tape.pointer(block.value_scale)
+        )
     else:
         step.kind = _LINEAR
         _write_linear(tape, step, block, activations)
@@ -229,8 +237,8 @@ def _write_linear(tape: Tape, step: Step, block: Linear, activations: dict[str, 
 def one_sided(step: float) -> tuple[float, int]:
     """(factor of the step, zero point) with which u8 covers what GELU can give, up to the file's 127 steps.
 
-    GELU never falls below -0.17, so of the file's symmetric levels nearly half stand for nothing; here all 256 are used,
-    and the rounding error is about halved. Never coarser than the file's.
+    GELU never falls below -0.17, so of the file's symmetric levels nearly half stand for nothing; here all 256 are
+    used, and the rounding error is about halved. Never coarser than the file's.
     """
     finer = (127 * step + _GELU_LEAST) / 255
     return _AS_IN_THE_FILE if finer >= step else (finer / step, math.ceil(_GELU_LEAST / finer))

@@ -1,7 +1,7 @@
 """What a program would cost without some of its features, without building it.
 
-Each node keeps a share of its elements; its record shrinks by that share. All shares are one weighted sum over the features
-that stay, so a candidate costs a few milliseconds even where there are hundreds of thousands of features.
+Each node keeps a share of its elements; its record shrinks by that share. All shares are one weighted sum over the
+features that stay, so a candidate costs a few milliseconds even where there are hundreds of thousands of features.
 """
 
 from __future__ import annotations
@@ -62,7 +62,8 @@ class CostModel:
         names = dict.fromkeys([*work, *params])
         untouched = None if self.untimed else 0.0
         return {
-            n: Cost(params.get(n, 0.0), params.get(n, 0.0) * self._itemsize, work.get(n, 0.0), ms.get(n, untouched)) for n in names
+            n: Cost(params.get(n, 0.0), params.get(n, 0.0) * self._itemsize, work.get(n, 0.0), ms.get(n, untouched))
+            for n in names
         }
 
     def _record(self, node: Node, record: OpCost, share: dict[object, float]) -> OpCost:

@@ -18,9 +18,9 @@ Ranking = Literal["isomorphic", "global"]
 class Queue:
     """The units of one group in the order in which they go, and when.
 
-    `units`: [steps, units a step]: one unit a step, or one of each head. `time`: [steps], ascending, in (0, 1]: the share of the
-    way to removing everything at which the step is due. `quantum`: how many steps are taken at a time; `least`: how many
-    steps' units stay at any time.
+    `units`: [steps, units a step]: one unit a step, or one of each head. `time`: [steps], ascending, in (0, 1]: the
+    share of the way to removing everything at which the step is due. `quantum`: how many steps are taken at a time;
+    `least`: how many steps' units stay at any time.
     """
 
     group: Group
@@ -45,8 +45,8 @@ def queues(
     quantum: int,
     floor: float,
 ) -> list[Queue]:
-    """One queue a group. 'global' ranks all units by score per cost; 'isomorphic' ranks among groups of one structure, and
-    takes the same share of each structure (Fang et al., arXiv 2407.04616).
+    """One queue a group. 'global' ranks all units by score per cost; 'isomorphic' ranks among groups of one structure,
+    and takes the same share of each structure (Fang et al., arXiv 2407.04616).
 
     `quantum` in channels; `floor`: the share of every group that stays.
     """
@@ -81,8 +81,8 @@ def _steps(group: Group, score: torch.Tensor) -> tuple[torch.Tensor, torch.Tenso
 
 
 def _steps_a_time(group: Group, steps: int, quantum: int) -> int:
-    """How many steps change the width by a multiple of the quantum: a head counts its size, a block nothing. Groups of less than
-    four quanta are cut in finer steps."""
+    """How many steps change the width by a multiple of the quantum: a head counts its size, a block nothing. Groups of
+    less than four quanta are cut in finer steps."""
     size = quantum // gcd(quantum, group.width)
     while size > 1 and steps < 4 * size:
         size //= 2

@@ -21,7 +21,9 @@ def features_of(groups: Groups, selection: Selection) -> tuple[torch.Tensor, tor
     by_name = {g.name: g for g in groups.groups}
     removed = torch.zeros(groups.flow.count, dtype=torch.bool)
     content = torch.arange(groups.flow.count)
-    chosen = {by_name[name]: torch.tensor(sorted(units), dtype=torch.long) for name, units in selection.items() if len(units)}
+    chosen = {
+        by_name[name]: torch.tensor(sorted(units), dtype=torch.long) for name, units in selection.items() if len(units)
+    }
     for group, units in chosen.items():
         if group.heads is None:
             removed[group.units[units].flatten()] = True

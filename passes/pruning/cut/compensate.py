@@ -20,8 +20,8 @@ from vitc.passes.pruning.score.removal import regression
 def compensate(program: Program, facts: Facts, removed: torch.Tensor, how: Compensation) -> int:
     """Changes the weights and biases of the layers that read `removed` features, in place; returns how many layers.
 
-    'mean' (VBP): b + W_P μ_P. 'least-squares' (OBS): also W_S + W_P C_PS C_SS⁻¹, with the bias to match. Layers that read
-    through a norm, or with a kernel larger than 1, are left as they are.
+    'mean' (VBP): b + W_P μ_P. 'least-squares' (OBS): also W_S + W_P C_PS C_SS⁻¹, with the bias to match. Layers that
+    read through a norm, or with a kernel larger than 1, are left as they are.
     """
     if how == "none":
         return 0
@@ -30,7 +30,9 @@ def compensate(program: Program, facts: Facts, removed: torch.Tensor, how: Compe
     changed = 0
     for reader, feature in facts.flow.columns.items():
         gone = removed[feature.clamp(0).long()] & (feature != NOBODY)
-        direct = not bool(facts.flow.normed[feature.clamp(0).long()].any() | facts.flow.summed[feature.clamp(0).long()].any())
+        direct = not bool(
+            facts.flow.normed[feature.clamp(0).long()].any() | facts.flow.summed[feature.clamp(0).long()].any()
+        )
         if not bool(gone.any()) or bool(gone.all()) or is_depthwise(reader) or not reads_rows(reader) or not direct:
             continue
         weight = constant(program.module, operand(reader, 1))

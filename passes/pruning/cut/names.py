@@ -1,4 +1,5 @@
-"""Names of weights: a changed weight goes by the name of the one it was made from, so a state dict keeps the model's keys."""
+"""Names of weights: a changed weight goes by the name of the one it was made from, so a state dict keeps the model's
+keys."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ from torch.fx import GraphModule, Node
 
 
 def take_names(module: GraphModule, renamed: Mapping[str, Sequence[str]]) -> None:
-    """For each old name → new names: the new weight takes the old name, where it is the only one and the old has no user left."""
+    """For each old name → new names: the new weight takes the old name, where it is the only one and the old has no
+    user left."""
     used: dict[str, list[Node]] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":

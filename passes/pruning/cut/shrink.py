@@ -26,12 +26,14 @@ aten = torch.ops.aten
 _NORMS = {aten.layer_norm.default, aten.rms_norm.default}
 
 
-def shrink(program: Program, flow: Flow, removed: torch.Tensor, content: torch.Tensor | None = None, made_by: str = "prune") -> None:
+def shrink(
+    program: Program, flow: Flow, removed: torch.Tensor, content: torch.Tensor | None = None, made_by: str = "prune"
+) -> None:
     """Takes the features marked in `removed` [features] out of the program, in place.
 
-    `content`: which feature's weights a kept feature has afterwards (default: its own). Permuting the dimensions of a head
-    this way lets each head lose other dimensions, though the graph only knows one head size.
-    Raises PassError, naming the node and the layers to keep, where the graph cannot go without these features.
+    `content`: which feature's weights a kept feature has afterwards (default: its own). Permuting the dimensions of a
+    head this way lets each head lose other dimensions, though the graph only knows one head size. Raises PassError,
+    naming the node and the layers to keep, where the graph cannot go without these features.
     """
     if content is None:
         content = torch.arange(flow.count)
@@ -48,7 +50,9 @@ def shrink(program: Program, flow: Flow, removed: torch.Tensor, content: torch.T
 class _Editor:
     """Slices and rewrites one node at a time."""
 
-    def __init__(self, program: Program, flow: Flow, removed: torch.Tensor, content: torch.Tensor, made_by: str) -> None:
+    def __init__(
+        self, program: Program, flow: Flow, removed: torch.Tensor, content: torch.Tensor, made_by: str
+    ) -> None:
         self.rewriter = Rewriter(program.module, made_by)
         self.flow, self.removed, self.content = flow, removed, content
         self.first = {s.node: s.first for s in flow.sources}
@@ -73,13 +77,19 @@ class _Editor:
             self._concatenation(node)
         elif node.target in _NORMS or node.target is aten.group_norm.default:
             self._norm(node)
-        elif node.args and isinstance(node.args[0], Node) and (self.survivors.loses(node) or self.survivors.loses(node.args[0])):
+        elif (
+            node.args
+            and isinstance(node.args[0], Node)
+            and (self.survivors.loses(node) or self.survivors.loses(node.args[0]))
+        ):
             self._changed.add(node)
             self.resizer.edit(node)
 
     def retype(self, node: Node) -> None:
         """The value of a node whose operands changed."""
-        if node.op != "call_function" or not (node in self._changed or any(n in self._changed for n in node.all_input_nodes)):
+        if node.op != "call_function" or not (
+            node in self._changed or any(n in self._changed for n in node.all_input_nodes)
+        ):
             return
         self._changed.add(node)
         args = map_arg(node.args, lambda n: n.meta["val"])
@@ -145,7 +155,8 @@ class _Editor:
         return self._sliced[key]
 
     def _select(self, node: Node, dim: int, mask: torch.Tensor, user: Node) -> Node:
-        """`node` with only the kept entries of one dimension: what it is made of is sliced as near to the weights as can be."""
+        """`node` with only the kept entries of one dimension: what it is made of is sliced as near to the weights as
+        can be."""
         rank = len(example_shape(node))
         dim %= rank
         if is_constant(node):
@@ -158,7 +169,9 @@ class _Editor:
             if node.target is aten.repeat.default and argument(node, 1)[dim] == 1:
                 offset = rank - len(example_shape(source))
                 if dim >= offset:
-                    return self.rewriter.call(called(node), self._select(source, dim - offset, mask, user), node.args[1])
+                    return self.rewriter.call(
+                        called(node), self._select(source, dim - offset, mask, user), node.args[1]
+                    )
             if node.target is aten.expand.default and _size_from_end(source, dim - rank) > 1:
                 sizes = list(argument(node, 1))
                 sizes[dim] = -1
@@ -202,7 +215,8 @@ class _Editor:
             self._changed.add(node)
 
     def _concatenation(self, node: Node) -> None:
-        """A weight that stands beside features loses the same entries, but not along the dimension in which it stands beside."""
+        """A weight that stands beside features loses the same entries, but not along the dimension in which it stands
+        beside."""
         masks = self.survivors.of(node)
         if masks is not None:
             at = argument(node, 1, "dim", 0) % len(masks)

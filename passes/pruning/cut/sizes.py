@@ -66,7 +66,9 @@ class Resizer:
         if not isinstance(size, Node):
             return count
         if self.batch is None or count % self.batch_size:  # features are the same for every image
-            raise InternalError(f"{where(node)} has a dynamic dimension of which {count} of {example_size(size)} would stay")
+            raise InternalError(
+                f"{where(node)} has a dynamic dimension of which {count} of {example_size(size)} would stay"
+            )
         with self.rewriter.at(node):
             return self.rewriter.call(operator.mul, self.batch, count // self.batch_size)
 

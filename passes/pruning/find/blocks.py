@@ -47,8 +47,8 @@ def find_blocks(program: Program) -> list[Block]:
 
 
 def block_groups(program: Program, flow: Flow) -> list[Group]:
-    """Groups of kind 'blocks': one unit is a block, its features all that are made inside of it. Blocks with other numbers of
-    features are in other groups."""
+    """Groups of kind 'blocks': one unit is a block, its features all that are made inside of it. Blocks with other
+    numbers of features are in other groups."""
     inside: dict[str, list[Source]] = {b.path: [] for b in find_blocks(program)}
     for source in flow.sources:
         path = block_of(module_path(source.node))
@@ -61,7 +61,9 @@ def block_groups(program: Program, flow: Flow) -> list[Group]:
         Group(
             f"{paths[0]}:blocks",
             "blocks",
-            torch.stack([torch.cat([torch.arange(s.first, s.first + s.width) for s in inside[path]]) for path in paths]),
+            torch.stack(
+                [torch.cat([torch.arange(s.first, s.first + s.width) for s in inside[path]]) for path in paths]
+            ),
             tuple(s.node for s in inside[paths[0]]),
             readers=(),
             width=0,

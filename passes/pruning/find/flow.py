@@ -32,9 +32,9 @@ class Source:
 class Flow:
     """What was found out about the features of one program.
 
-    `count` features, made by `sources`. `tags`: the tags of each node's result. `columns`: layer → the feature that each of its
-    input columns reads. `ties`: pairs of features that can only go together; `joins`: the sources as a graph, an edge where
-    they are tied, with the node that ties them. `reasons`: why features are frozen.
+    `count` features, made by `sources`. `tags`: the tags of each node's result. `columns`: layer → the feature that
+    each of its input columns reads. `ties`: pairs of features that can only go together; `joins`: the sources as a
+    graph, an edge where they are tied, with the node that ties them. `reasons`: why features are frozen.
     """
 
     def __init__(self) -> None:

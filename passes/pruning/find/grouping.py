@@ -1,4 +1,5 @@
-"""Finding groups. Tied features form a class; classes that are made, read and contained alike are the units of one group.
+"""Finding groups. Tied features form a class; classes that are made, read and contained alike are the units of one
+group.
 
 A ViT-H has 400,000 features, so nothing here is done feature by feature: what is alike is decided once.
 """
@@ -25,8 +26,8 @@ _Key = tuple[Kind, tuple[int, ...], tuple[Node, ...], int | None, int]
 
 @dataclass(frozen=True)
 class _Alike:
-    """Classes of which the same is true. `members` [classes, features of each]; `units`: what goes with each class: its members,
-    and with a head all that is inside of it. `conflict`: why they cannot go."""
+    """Classes of which the same is true. `members` [classes, features of each]; `units`: what goes with each class: its
+    members, and with a head all that is inside of it. `conflict`: why they cannot go."""
 
     members: np.ndarray
     units: np.ndarray
@@ -73,7 +74,9 @@ class _Classes:
         self._readers, self._read_by = _readers(flow)
         # Side by side: the members of a class, and what is inside of the head that a class is.
         self._by_class = self.label.argsort(kind="stable")
-        self._roots, self._first, self._size = np.unique(self.label[self._by_class], return_index=True, return_counts=True)
+        self._roots, self._first, self._size = np.unique(
+            self.label[self._by_class], return_index=True, return_counts=True
+        )
         inner = (self.parent >= 0).nonzero()[0]
         heads = self.label[self.parent[inner]]
         order = heads.argsort(kind="stable")
@@ -111,7 +114,9 @@ class _Classes:
 
     def readers(self, features: np.ndarray) -> tuple[Node, ...]:
         """The layers that read any of the features, in the order of the features."""
-        return tuple(dict.fromkeys(r for i in dict.fromkeys(self._read_by[features].tolist()) for r in self._readers[i]))
+        return tuple(
+            dict.fromkeys(r for i in dict.fromkeys(self._read_by[features].tolist()) for r in self._readers[i])
+        )
 
     def _members(self, roots: np.ndarray) -> np.ndarray:
         """The members of the classes, one class after the other."""
@@ -136,7 +141,8 @@ class _Classes:
 
 
 def _components(flow: Flow) -> np.ndarray:
-    """The smallest feature of each feature's class: of two tied classes the larger is hung under the smaller, until none is left."""
+    """The smallest feature of each feature's class: of two tied classes the larger is hung under the smaller, until
+    none is left."""
     label = np.arange(flow.count)
     if not flow.ties:
         return label
@@ -198,8 +204,8 @@ def _named(flow: Flow, classes: _Classes, groups: dict[_Key, list[_Alike]]) -> t
 
 
 def _by_head(flow: Flow, label: np.ndarray, units: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Units inside of heads, and the head of each. Where they meet a weight of their own index (rotary tables, q/k norms), that
-    index is the same in every head, and one unit is that index of all heads."""
+    """Units inside of heads, and the head of each. Where they meet a weight of their own index (rotary tables, q/k
+    norms), that index is the same in every head, and one unit is that index of all heads."""
     heads = torch.from_numpy(label)[flow.parent[units[:, 0]].long()]
     if not bool(flow.indexed[units.flatten()].any()):
         return units, heads

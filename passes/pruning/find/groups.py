@@ -1,4 +1,5 @@
-"""Dependency groups: what can be removed from a program, and what cannot. vitc.passes.pruning.find.grouping finds them."""
+"""Dependency groups: what can be removed from a program, and what cannot. vitc.passes.pruning.find.grouping finds
+them."""
 
 from __future__ import annotations
 
@@ -21,10 +22,11 @@ Kind = Literal["mlp", "heads", "qk", "v", "width", "blocks"]
 class Group:
     """Units of which each can be removed without the others.
 
-    `units`: [units, features of each]. `sources`: the layers (and attentions) that make the features; `readers`: the layers
-    that read them. `heads`: the head that each unit is in, where as many must go from each ('qk', 'v'), else None. `width`: by
-    how many channels what reads them becomes narrower with one unit (inside of heads, the head; blocks: 0). `exact`: removing features
-    that are zero changes nothing; not so where a norm takes its statistics over them.
+    `units`: [units, features of each]. `sources`: the layers (and attentions) that make the features; `readers`: the
+    layers that read them. `heads`: the head that each unit is in, where as many must go from each ('qk', 'v'), else
+    None. `width`: by how many channels what reads them becomes narrower with one unit (inside of heads, the head;
+    blocks: 0). `exact`: removing features that are zero changes nothing; not so where a norm takes its statistics over
+    them.
     """
 
     name: str
@@ -64,7 +66,8 @@ class Groups:
     refused: tuple[Refusal, ...]
 
     def why_tied(self, first: str, second: str) -> list[str]:
-        """The nodes that tie the features of two layers, given by module path, one after the other; empty if nothing does."""
+        """The nodes that tie the features of two layers, given by module path, one after the other; empty if nothing
+        does."""
         at = {path_of(s.node): i for i, s in enumerate(self.flow.sources)}
         if first not in at or second not in at or not nx.has_path(self.flow.joins, at[first], at[second]):
             return []
@@ -90,7 +93,9 @@ class Groups:
             through = "" if group.exact else ", read through a norm"
             nobody = "" if group.kind == "blocks" else "attention"
             readers = ", ".join(dict.fromkeys(path_of(n) for n in group.readers)) or nobody
-            lines.append(f"{group.kind:<6} {group.name:<36} {len(group)} units of {group.units.shape[1]} → {readers}{through}")
+            lines.append(
+                f"{group.kind:<6} {group.name:<36} {len(group)} units of {group.units.shape[1]} → {readers}{through}"
+            )
         return "\n".join([*lines, *(f"kept   {r.path:<36} {r.count} features: {r.reason}" for r in self.refused)])
 
 

@@ -98,7 +98,9 @@ def product(flow: Flow, node: Node, a: Tags, b: Tags, shape: tuple[int, ...]) ->
         if rows:
             flow.contain(a.narrow(j, 0, 1), b.narrow(i, 0, 1).narrow(j, 0, 1), "v", node)
             return core(a).expand(shape)
-        return meet(flow, node, core(a).expand((*a.shape[:-2], 1, 1)), core(b).expand((*b.shape[:-2], 1, 1))).expand(shape)
+        return meet(flow, node, core(a).expand((*a.shape[:-2], 1, 1)), core(b).expand((*b.shape[:-2], 1, 1))).expand(
+            shape
+        )
     small = core(a)
     key = small.amax((i, j), keepdim=True).expand((*a.shape[:-2], 1, 1))
     heads = new_heads(flow, node, torch.broadcast_tensors(key, b.narrow(i, 0, 1).narrow(j, 0, 1))[0])
@@ -115,7 +117,9 @@ def product(flow: Flow, node: Node, a: Tags, b: Tags, shape: tuple[int, ...]) ->
 def attention(flow: Flow, node: Node, tags: Operands) -> Tags | None:
     """scaled_dot_product_attention as what it is: two products with a softmax between."""
     q, k, v = (tags.get(operand(node, i)) for i in range(3))
-    if q is None or k is None or v is None or node.kwargs.get("enable_gqa"):  # several heads of queries share one of keys
+    if (
+        q is None or k is None or v is None or node.kwargs.get("enable_gqa")
+    ):  # several heads of queries share one of keys
         return None
     if argument(node, 3, "attn_mask") in tags:
         return None

@@ -37,7 +37,14 @@ POINTWISE = frozenset(
 BINARY = frozenset({aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor})
 #: Movement that can also read constant tensors of positions.
 MORE_MOVEMENT = frozenset(
-    {aten.roll.default, aten.repeat.default, aten.flip.default, aten.index.Tensor, aten.index_select.default, aten.unfold.default}
+    {
+        aten.roll.default,
+        aten.repeat.default,
+        aten.flip.default,
+        aten.index.Tensor,
+        aten.index_select.default,
+        aten.unfold.default,
+    }
 )
 _PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
 #: Each channel of [B, C, …] by itself, whatever happens to the other dimensions.
@@ -70,7 +77,9 @@ def _concatenate(flow: Flow, node: Node, tags: Operands) -> Tags | None:
         for other in known[1:]:
             flow.tie(known[0].narrow(dim, 0, 1), other.narrow(dim, 0, 1), node)
         return known[0].narrow(dim, 0, 1).expand(example_shape(node))
-    return torch.cat([tags[n] if n in tags else torch.full(example_shape(n), NOBODY, dtype=torch.int32) for n in parts], dim)
+    return torch.cat(
+        [tags[n] if n in tags else torch.full(example_shape(n), NOBODY, dtype=torch.int32) for n in parts], dim
+    )
 
 
 def _stack(flow: Flow, node: Node, tags: Operands) -> Tags | None:

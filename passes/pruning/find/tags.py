@@ -1,8 +1,8 @@
 """Tags: which feature each element of a tensor belongs to.
 
-A tag tensor is an int32 tensor with the shape of the activation it stands for: the number of the feature that the element
-belongs to, or −1 where it belongs to none. Features nearly always repeat along the batch and the tokens, so those
-dimensions are kept with stride 0 (`Tensor.expand`): the tags of a ViT-H activation occupy a few kilobytes.
+A tag tensor is an int32 tensor with the shape of the activation it stands for: the number of the feature that the
+element belongs to, or −1 where it belongs to none. Features nearly always repeat along the batch and the tokens, so
+those dimensions are kept with stride 0 (`Tensor.expand`): the tags of a ViT-H activation occupy a few kilobytes.
 """
 
 from __future__ import annotations

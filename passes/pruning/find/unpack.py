@@ -1,7 +1,7 @@
 """Packed q, k and v get a head split of their own, so that each can have its own head size.
 
-A view [B, N, 3, H, D] of one linear has one D for all three. Before dimensions of heads are pruned, it becomes three slices
-with a split each; tile-attention finds the packed form again where the sizes stayed equal.
+A view [B, N, 3, H, D] of one linear has one D for all three. Before dimensions of heads are pruned, it becomes three
+slices with a split each; tile-attention finds the packed form again where the sizes stayed equal.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ aten = torch.ops.aten
 
 
 def unpack_heads(program: Program) -> Program:
-    """The program with every [B, H, N, D] or [B·H, N, D] that is a part of a packed linear taken from it by a slice, in place."""
+    """The program with every [B, H, N, D] or [B·H, N, D] that is a part of a packed linear taken from it by a slice, in
+    place."""
     rewriter = Rewriter(program.module, "prune")
     for node in list(program.graph.nodes):
-        if node.op != "call_function" or not is_tensor(node) or moved_from(node) is None or len(example_shape(node)) not in (3, 4):
+        if (
+            node.op != "call_function"
+            or not is_tensor(node)
+            or moved_from(node) is None
+            or len(example_shape(node)) not in (3, 4)
+        ):
             continue
         linear = ancestry(node)[-1]
         start = _start(node, linear)
@@ -59,4 +65,6 @@ def _start(node: Node, linear: Node) -> int | None:
     want = numbers[..., start : start + heads * size]
     if want.numel() != got.numel() or (heads == 1 and len(example_shape(node)) == 3):
         return None
-    return start if torch.equal(got, want.reshape(batch, tokens, heads, size).transpose(1, 2).reshape(got.shape)) else None
+    return (
+        start if torch.equal(got, want.reshape(batch, tokens, heads, size).transpose(1, 2).reshape(got.shape)) else None
+    )

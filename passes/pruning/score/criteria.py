@@ -15,7 +15,11 @@ from vitc.passes.pruning.score.removal import alone, removal_order
 Need = Literal["activations", "covariance", "gradients"]
 Compensation = Literal["none", "mean", "least-squares"]
 #: The facts about a program that each way to make up for what goes needs.
-COMPENSATION_NEEDS: Mapping[Compensation, set[str]] = {"mean": {"activations"}, "least-squares": {"covariance"}, "none": set()}
+COMPENSATION_NEEDS: Mapping[Compensation, set[str]] = {
+    "mean": {"activations"},
+    "least-squares": {"covariance"},
+    "none": set(),
+}
 C = TypeVar("C", bound="type[Criterion]")
 
 _registry: dict[str, type[Criterion]] = {}
@@ -24,10 +28,12 @@ _registry: dict[str, type[Criterion]] = {}
 class Criterion:
     """Base of all criteria. The lower its score, the sooner a unit goes.
 
-    A subclass sets `name`, says what it `needs` (nothing: weights only), and has a method `score(layer)` that returns one
-    number a feature; a unit's score is the sum over its features. Criteria that look at whole units have `score_group`.
-    `kinds`: the kinds of groups it can score (None: all). `compensation`: what happens to the weights that stay. `comparable`: a
-    score is what removing the unit adds to one figure of the whole model, so units of different structures can be compared.
+    A subclass sets `name`, says what it `needs` (nothing: weights only), and has a method `score(layer)` that returns
+    one number a feature; a unit's score is the sum over its features. Criteria that look at whole units have
+    `score_group`.
+    `kinds`: the kinds of groups it can score (None: all). `compensation`: what happens to the weights that stay.
+    `comparable`: a score is what removing the unit adds to one figure of the whole model, so units of different
+    structures can be compared.
     """
 
     name: ClassVar[str] = ""
@@ -38,7 +44,9 @@ class Criterion:
 
     def score(self, layer: Layer) -> torch.Tensor:
         """[out]: how much each of the layer's features matters."""
-        raise PassError(f"criterion {self.name!r} scores nothing; give its class a method score(self, layer) that returns [out]")
+        raise PassError(
+            f"criterion {self.name!r} scores nothing; give its class a method score(self, layer) that returns [out]"
+        )
 
     def prepare(self, facts: Facts) -> None:
         """Called once, before `score_group`."""
@@ -56,7 +64,9 @@ def register_criterion(cls: C) -> C:
         raise PassError(f"{home} has no name; set the class attribute name = 'my-criterion'")
     other = _registry.get(cls.name)
     if other is not None and f"{other.__module__}.{other.__qualname__}" != home:
-        raise PassError(f"criterion {cls.name!r} is defined twice: in {other.__module__}.{other.__qualname__} and in {home}; rename one")
+        raise PassError(
+            f"criterion {cls.name!r} is defined twice: in {other.__module__}.{other.__qualname__} and in {home}; rename one"
+        )
     _registry[cls.name] = cls
     return cls
 
@@ -103,8 +113,8 @@ class Taylor(Criterion):
 
 @register_criterion
 class Hessian(Criterion):
-    """½ Σ h·w², the second-order change (LeCun et al., Optimal Brain Damage, 1989), with the empirical Fisher, mean g², as the
-    Hessian's diagonal h (Theis et al., arXiv 1801.05787)."""
+    """½ Σ h·w², the second-order change (LeCun et al., Optimal Brain Damage, 1989), with the empirical Fisher, mean g²,
+    as the Hessian's diagonal h (Theis et al., arXiv 1801.05787)."""
 
     name = "hessian"
     needs = ("gradients",)
@@ -117,8 +127,8 @@ class Hessian(Criterion):
 
 @register_criterion
 class Variance(Criterion):
-    """The variance of the feature behind its activation function; what is removed is replaced by its mean, added to the next
-    bias (Variance-Based Pruning, arXiv 2507.12988)."""
+    """The variance of the feature behind its activation function; what is removed is replaced by its mean, added to the
+    next bias (Variance-Based Pruning, arXiv 2507.12988)."""
 
     name = "variance"
     needs = ("activations",)
@@ -147,12 +157,13 @@ class GradVariance(Criterion):
 
 @register_criterion
 class OptimalBrainSurgeon(Criterion):
-    """The error that removing a unit makes in what reads it, after the best update of the weights that stay
-    (Hassibi & Stork, Optimal Brain Surgeon, 1993; for layers, H = XᵀX: Dong et al., arXiv 1705.07565; for units and with the
-    mean in the next bias: DVBP+OB²C, arXiv 2608.17657). Each output of a reader counts by how much the model's outputs move
+    """The error that removing a unit makes in what reads it, after the best update of the weights that stay (Hassibi &
+    Stork, Optimal Brain Surgeon, 1993; for layers, H = XᵀX: Dong et al., arXiv 1705.07565; for units and with the mean
+    in the next bias: DVBP+OB²C, arXiv 2608.17657). Each output of a reader counts by how much the model's outputs move
     with it (the Gauss–Newton diagonal, output_gradients.py), without which layers could not be compared.
 
-    Units are eliminated in rounds, the covariance being conditioned on what is already gone, so of two equal units one stays.
+    Units are eliminated in rounds, the covariance being conditioned on what is already gone, so of two equal units one
+    stays.
     """
 
     name = "obs"
@@ -167,7 +178,9 @@ class OptimalBrainSurgeon(Criterion):
     def score_group(self, group: Group, facts: Facts) -> torch.Tensor:
         scores = torch.zeros(len(group))
         for reader in group.readers:
-            scores += removal_order(facts, group, reader) if facts.reader(reader).is_matrix else alone(facts, group, reader)
+            scores += (
+                removal_order(facts, group, reader) if facts.reader(reader).is_matrix else alone(facts, group, reader)
+            )
         return scores
 
 

@@ -29,9 +29,10 @@ class Layer:
     """One layer as a criterion sees it; all tensors float32, a row for each output feature.
 
     `weight` [out, fan-in], the bias as its last column if there is one. `gradient`: of the loss, mean over the batches;
-    `squared_gradient`: mean of its squares; `saliency` [out]: mean over batches of (Σ gradient · weight)² of the row. `mean`,
-    `variance`, `second_moment` [out]: of the feature as those see it that read it (behind the activation function), over
-    images and tokens; zero where no layer and no attention reads it directly. What was not asked for by `needs` is None.
+    `squared_gradient`: mean of its squares; `saliency` [out]: mean over batches of (Σ gradient · weight)² of the row.
+    `mean`, `variance`, `second_moment` [out]: of the feature as those see it that read it (behind the activation
+    function), over images and tokens; zero where no layer and no attention reads it directly. What was not asked for by
+    `needs` is None.
     """
 
     weight: torch.Tensor
@@ -52,11 +53,15 @@ class Facts:
     def __init__(self, program: Program, groups: Groups, needs: Iterable[str]) -> None:
         self.groups, self.flow, self.module = groups, groups.flow, program.module
         self.needs = frozenset(needs)
-        self._layers = [n for n in program.graph.nodes if n.target in LAYERS and n in {s.node for s in self.flow.sources}]
+        self._layers = [
+            n for n in program.graph.nodes if n.target in LAYERS and n in {s.node for s in self.flow.sources}
+        ]
         self._gradients: dict[Node, tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = {}
         self._moments: _Moments | None = None
         if self.needs and program.samples is None:
-            raise PassError(f"pruning needs {' and '.join(sorted(self.needs))} and has no data; pass data=batches to vitc.prune")
+            raise PassError(
+                f"pruning needs {' and '.join(sorted(self.needs))} and has no data; pass data=batches to vitc.prune"
+            )
         self._readers = observe_readers(program, self.flow) if "covariance" in self.needs else {}
         # Of a reader that no matrix describes the variances are all there is to know.
         if "activations" in self.needs or not all(reader.is_matrix for reader in self._readers.values()):
@@ -105,7 +110,9 @@ class Facts:
 
     def _known(self) -> _Moments:
         if self._moments is None:
-            raise PassError("a criterion reads activations and does not say so; give its class needs = ('activations',)")
+            raise PassError(
+                "a criterion reads activations and does not say so; give its class needs = ('activations',)"
+            )
         return self._moments
 
     def _first(self, node: Node) -> int:

@@ -1,8 +1,9 @@
-"""What the layers read that read features: the covariance of their inputs, and how much the model's outputs move with theirs.
+"""What the layers read that read features: the covariance of their inputs, and how much the model's outputs move with
+theirs.
 
-Tokens do not count alike: behind the last attention only the class token is read by a head. So each token's row counts by the
-squared gradient that arrives at the layer's output there, half of it; the other half is the same for all, because one backward run an
-image with random signs is a noisy measure of that gradient.
+Tokens do not count alike: behind the last attention only the class token is read by a head. So each token's row counts
+by the squared gradient that arrives at the layer's output there, half of it; the other half is the same for all,
+because one backward run an image with random signs is a noisy measure of that gradient.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ aten = torch.ops.aten
 
 @dataclass
 class Reader:
-    """Sums over what a layer reads and makes: of squared gradients at its outputs [out] and of images; and, if it is a matrix
-    (reads_rows), of its rows' weights, of weighted rows [in] and of their products [in, in]."""
+    """Sums over what a layer reads and makes: of squared gradients at its outputs [out] and of images; and, if it is a
+    matrix (reads_rows), of its rows' weights, of weighted rows [in] and of their products [in, in]."""
 
     is_matrix: bool
     gradients: torch.Tensor
@@ -46,8 +47,8 @@ class Reader:
 
     @property
     def gain(self) -> torch.Tensor:
-        """[out]: what a squared error in each output channel, the same at all tokens of an image, adds to the squared error
-        of the model's outputs."""
+        """[out]: what a squared error in each output channel, the same at all tokens of an image, adds to the squared
+        error of the model's outputs."""
         return self.gradients / self.images
 
     def add(self, rows: torch.Tensor, gradient: torch.Tensor) -> None:
@@ -67,10 +68,15 @@ class Reader:
 
 
 def reads_rows(layer: Node) -> bool:
-    """Whether a layer multiplies each place of its input by one matrix: a linear, or a convolution with a kernel of 1."""
+    """Whether a layer multiplies each place of its input by one matrix: a linear, or a convolution with a kernel of
+    1."""
     if layer.target is aten.linear.default:
         return True
-    return layer.target in CONVOLUTIONS and example_shape(operand(layer, 1))[1:] == (example_shape(operand(layer))[1], 1, 1)
+    return layer.target in CONVOLUTIONS and example_shape(operand(layer, 1))[1:] == (
+        example_shape(operand(layer))[1],
+        1,
+        1,
+    )
 
 
 def observe_readers(program: Program, flow: Flow) -> dict[Node, Reader]:

@@ -50,12 +50,12 @@ def columns_of(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
 
 
 def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
-    """[units]: the squared error that each unit adds when it is eliminated, or a little more than the score before where that
-    is less: the order of elimination is the order of the scores. The error is that of the reader's outputs, each counted by its
-    gain, so of the model's: comparable between readers.
+    """[units]: the squared error that each unit adds when it is eliminated, or a little more than the score before
+    where that is less: the order of elimination is the order of the scores. The error is that of the reader's outputs,
+    each counted by its gain, so of the model's: comparable between readers.
 
-    With the inverse H⁻¹ of the covariance of what is still there, eliminating the inputs P costs tr(W_P (H⁻¹_PP)⁻¹ W_Pᵀ),
-    and the inverse of the rest is H⁻¹_SS − H⁻¹_SP (H⁻¹_PP)⁻¹ H⁻¹_PS.
+    With the inverse H⁻¹ of the covariance of what is still there, eliminating the inputs P costs tr(W_P (H⁻¹_PP)⁻¹
+    W_Pᵀ), and the inverse of the rest is H⁻¹_SS − H⁻¹_SP (H⁻¹_PP)⁻¹ H⁻¹_PS.
     """
     seen = facts.reader(reader)
     weight = constant(facts.module, operand(reader, 1)).flatten(1).float() * seen.gain.sqrt()[:, None]
@@ -80,12 +80,16 @@ def removal_order(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
 
 
 def alone(facts: Facts, group: Group, reader: Node) -> torch.Tensor:
-    """[units]: Var(x_f)·‖W_f‖², with each output's gain: the error that replacing each input by its mean makes through a
-    reader that is no matrix (a convolution with a kernel larger than 1)."""
+    """[units]: Var(x_f)·‖W_f‖², with each output's gain: the error that replacing each input by its mean makes through
+    a reader that is no matrix (a convolution with a kernel larger than 1)."""
     weight = constant(facts.module, operand(reader, 1)).float()
-    weight = (weight.flatten(1) * facts.reader(reader).gain.sqrt()[:, None]).reshape(weight.shape).transpose(0, 1).flatten(1)
+    weight = (
+        (weight.flatten(1) * facts.reader(reader).gain.sqrt()[:, None]).reshape(weight.shape).transpose(0, 1).flatten(1)
+    )
     feature = facts.flow.columns[reader].long()
-    error = torch.zeros(facts.flow.count).index_add_(0, feature, weight.square().sum(1) * facts.variance[feature].float())
+    error = torch.zeros(facts.flow.count).index_add_(
+        0, feature, weight.square().sum(1) * facts.variance[feature].float()
+    )
     return error[group.units].sum(1)
 
 

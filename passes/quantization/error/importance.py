@@ -1,4 +1,5 @@
-"""The images on which it is measured how much an error in a tensor matters at the model's outputs (output_gradients.py)."""
+"""The images on which it is measured how much an error in a tensor matters at the model's outputs
+(output_gradients.py)."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ _TOKENS, _LEAST, _MOST = 1024, 4, 32
 
 
 class ProbeImages:
-    """A few images of the calibration stream, kept as it runs by: `total` tokens' worth of them, and at most so many."""
+    """A few images of the calibration stream, kept as it runs by: `total` tokens' worth of them, and at most so
+    many."""
 
     def __init__(self, program: Program, seed: int, total: int = _TOKENS, most: int = _MOST) -> None:
         self.program, self.seed = program, seed
@@ -46,5 +48,7 @@ class ProbeImages:
         images = [sample.images for sample in self._samples]
         count = images[0].shape[0]
         # A fixed batch takes whole chunks only; the stream has at least one.
-        for start in range(0, count if self.program.batch is not None else count // self.chunk * self.chunk, self.chunk):
+        for start in range(
+            0, count if self.program.batch is not None else count // self.chunk * self.chunk, self.chunk
+        ):
             yield tuple(t[start : start + self.chunk] for t in images)

@@ -1,9 +1,9 @@
 """What rounding a tensor or a weight does to the model's outputs, from a sample of real values and gradients.
 
-To first order an error Δx moves the outputs y by ∂y/∂x · Δx. Rounding errors are independent of each other, so the squares
-add up: Σ Δx² · (∂y/∂x)² over all tokens, and Σ ΔW² · (∂y/∂W)² for a weight, whose derivative is summed over an image's
-tokens *before* it is squared: a weight's error is the same at all tokens and does not average out. Bias correction
-takes the mean of that part away, so the GEMM's input is centred there. All errors here are per image.
+To first order an error Δx moves the outputs y by ∂y/∂x · Δx. Rounding errors are independent of each other, so the
+squares add up: Σ Δx² · (∂y/∂x)² over all tokens, and Σ ΔW² · (∂y/∂W)² for a weight, whose derivative is summed over an
+image's tokens *before* it is squared: a weight's error is the same at all tokens and does not average out. Bias
+correction takes the mean of that part away, so the GEMM's input is centred there. All errors here are per image.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from vitc.passes.quantization.scales import fake_quantise
 
 #: Rows of a tensor for each probe image, and output channels of a weight: a random choice estimates the whole.
 _ROWS, _CHANNELS = 48, 256
-#: Clipped values come together (many tokens of one image, one side), so their errors do not average out as rounding does:
-#: about three times as bad, by benchmarks/int8_error_model.py.
+#: Clipped values come together (many tokens of one image, one side), so their errors do not average out as rounding
+#: does: about three times as bad, by benchmarks/int8_error_model.py.
 _TOGETHER = 3.0
 
 
 @dataclass(frozen=True)
 class TensorProbe:
-    """Sampled rows [R, C], how many of an image's rows each stands for [R], what a squared error there adds to the outputs'
-    squared error, for all the rows it stands for [R, C], and for one value of a channel on average [C], the mean row [C],
-    each row counted by how much it matters, and what the whole stream says about the range."""
+    """Sampled rows [R, C], how many of an image's rows each stands for [R], what a squared error there adds to the
+    outputs' squared error, for all the rows it stands for [R, C], and for one value of a channel on average [C], the
+    mean row [C], each row counted by how much it matters, and what the whole stream says about the range."""
 
     rows: Tensor
     shares: Tensor
@@ -92,7 +92,8 @@ class _TensorSample:
         self.count = 0
 
     def add(self, rows: Tensor, gradient: Tensor) -> None:
-        """One image's rows and the gradient there, both [T, C]; rows are drawn in proportion to how much they matter."""
+        """One image's rows and the gradient there, both [T, C]; rows are drawn in proportion to how much they
+        matter."""
         gains = gradient.square()
         matters = gains.sum(1) + 1e-30
         chosen = torch.multinomial(matters, _ROWS, replacement=True, generator=self.generator)
@@ -147,8 +148,8 @@ def probe(
     channels: Mapping[str, ChannelStatistics],
     readers: Mapping[str, Sequence[Node]] = MappingProxyType({}),
 ) -> tuple[dict[str, TensorProbe], dict[str, WeightProbe]]:
-    """One backward run over the images: a probe of each tensor, and of the weights of the linears that read it, for those
-    named in `readers`."""
+    """One backward run over the images: a probe of each tensor, and of the weights of the linears that read it, for
+    those named in `readers`."""
     generator = torch.Generator().manual_seed(images.seed)
     samples = {name: _TensorSample(generator) for name in tensors}
     weights = {}

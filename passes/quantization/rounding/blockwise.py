@@ -1,8 +1,8 @@
-"""AdaRound with block reconstruction (BRECQ, Li et al., arXiv 2102.05426): the weights of one of the user's blocks are rounded
-together, so that the block's outputs stay what they are with exact weights.
+"""AdaRound with block reconstruction (BRECQ, Li et al., arXiv 2102.05426): the weights of one of the user's blocks are
+rounded together, so that the block's outputs stay what they are with exact weights.
 
-Its inputs are as INT8 makes them; inside, activations are not rounded: a weight that moves by little makes some of them round
-the other way, and what the weights do would drown in that.
+Its inputs are as INT8 makes them; inside, activations are not rounded: a weight that moves by little makes some of them
+round the other way, and what the weights do would drown in that.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _RATE, _DRIVE = 0.02, 10.0
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of the quantised graph from its first weight on, and its outputs, each with its twin in the floating-point
-    graph if it has one there."""
+    """A stretch of the quantised graph from its first weight on, and its outputs, each with its twin in the
+    floating-point graph if it has one there."""
 
     name: str
     gemms: list[QuantisedGemm]
@@ -47,8 +47,8 @@ class Block:
 def round_by_adaround(
     program: Program, quantised: Program, gemms: Sequence[QuantisedGemm], seed: int
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each block. Changes `quantised`, in
-    which the gemms stand in the graph's order."""
+    """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each block. Changes
+    `quantised`, in which the gemms stand in the graph's order."""
     sample = RoundingSample(program, seed)
     kept = sample.keeper(quantised, "adaround")
     blocks = list(_blocks(program.graph, quantised.graph, gemms))
@@ -103,15 +103,17 @@ def _blocks(exact: Graph, quantised: Graph, gemms: Sequence[QuantisedGemm]) -> I
         homes[-1][1].append(gemm)
     starts = [order[group[0].data] for _, group in homes] + [len(nodes) - 1]
     for (home, group), start, bound in zip(homes, starts, starts[1:]):  # noqa: B905  one shorter
-        stop = 1 + max(i for i in range(start, bound) if nodes[i].op == "call_function" and block_of(module_path(nodes[i])) == home)
+        stop = 1 + max(
+            i for i in range(start, bound) if nodes[i].op == "call_function" and block_of(module_path(nodes[i])) == home
+        )
         inside = nodes[start:stop]
         read = [n for n in inside if n.op == "call_function" and any(order[u] >= stop for u in n.users)]
         yield Block(home, group, inside, {n: named.get(n) or twins.get(n.name) for n in read})
 
 
 class _Fitting:
-    """The integers of one block's weights, fitted to its outputs with exact weights. `gains`: of an output's tokens; those
-    of an output without any count alike."""
+    """The integers of one block's weights, fitted to its outputs with exact weights. `gains`: of an output's tokens;
+    those of an output without any count alike."""
 
     def __init__(
         self,
@@ -142,7 +144,9 @@ class _Fitting:
         for step in range(_STEPS):
             i = usable[int(torch.randint(len(usable), (), generator=generator))]
             with torch.enable_grad():
-                loss = self._error(i, self._instead({name: s.soft() for name, s in self._soft.items()}), images[i]) / unit
+                loss = (
+                    self._error(i, self._instead({name: s.soft() for name, s in self._soft.items()}), images[i]) / unit
+                )
                 done = (step / _STEPS - _WARM_UP) / (1 - _WARM_UP)
                 if done > 0:
                     beta = _BETAS[0] + (_BETAS[1] - _BETAS[0]) * done
@@ -155,7 +159,8 @@ class _Fitting:
             gemm.round(self.module, self._soft[gemm.name].integers())
 
     def _instead(self, weights: Mapping[str, Tensor]) -> dict[Node, Tensor]:
-        """Weights in steps, by the gemm's name, and the biases that belong to them, in the places of the graph's own."""
+        """Weights in steps, by the gemm's name, and the biases that belong to them, in the places of the graph's
+        own."""
         found = {}
         for gemm in self.block.gemms:
             found[gemm.data] = weights[gemm.name]

@@ -1,8 +1,8 @@
 """GPTQ: rounds a weight column by column, and lets the columns not rounded yet make up for each error.
 
 Frantar et al., arXiv 2210.17323, algorithm 1: with H the second moment of the layer's inputs, and U the upper Cholesky
-factor of H⁻¹, the error e of column j changes each later column k by −e · U[j, k] / U[j, j]. The columns with the largest
-H[j, j] go first, while there are many others to make up for them.
+factor of H⁻¹, the error e of column j changes each later column k by −e · U[j, k] / U[j, j]. The columns with the
+largest H[j, j] go first, while there are many others to make up for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""GPTQ through a graph: each linear is rounded on its inputs as INT8 makes them, the linears before it rounded already."""
+"""GPTQ through a graph: each linear is rounded on its inputs as INT8 makes them, the linears before it rounded
+already."""
 
 from __future__ import annotations
 
@@ -38,15 +39,17 @@ def round_by_gptq(
         if better < 1:
             gemm.round(quantised.module, quantise_weight(gemm.weight)[0] + offsets[gemm.name])
         home = module_path(gemm.node) or gemm.node.name
-        lines.append(f"{home}: rounded by GPTQ, error ×{better:.2f}" if better < 1 else f"{home}: rounded to the nearest")
+        lines.append(
+            f"{home}: rounded by GPTQ, error ×{better:.2f}" if better < 1 else f"{home}: rounded to the nearest"
+        )
     return offsets, lines
 
 
 def _round(
     sample: RoundingSample, gemm: QuantisedGemm, start: Sequence[Mapping[Node, Any]], gains: Sequence[Tensor]
 ) -> dict[str, Tensor]:
-    """'offsets' int8 [O, C] from the nearest integers, and the 'error' as a share of theirs; both of the nearest ones where
-    GPTQ's are no better."""
+    """'offsets' int8 [O, C] from the nearest integers, and the 'error' as a share of theirs; both of the nearest ones
+    where GPTQ's are no better."""
     fit, judge = _moments(sample, [values[operand(gemm.node)] for values in start], gains, gemm.mean)
     nearest, steps = quantise_weight(gemm.weight)
     rounded = gptq(gemm.weight, steps, fit)
@@ -59,8 +62,8 @@ def _round(
 def _moments(
     sample: RoundingSample, inputs: Sequence[Tensor], gains: Sequence[Tensor], mean: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Σ g (x − mean) (x − mean)ᵀ [C, C] over the tokens of the images that find the rounding, and of those that judge it:
-    the bias takes the mean's error away."""
+    """Σ g (x − mean) (x − mean)ᵀ [C, C] over the tokens of the images that find the rounding, and of those that judge
+    it: the bias takes the mean's error away."""
     rows = [x.float().reshape(g.shape[0], g.shape[1], -1) for x, g in zip(inputs, gains, strict=True)]
     width = rows[0].shape[-1]
     centre = torch.zeros(width) if mean is None else mean

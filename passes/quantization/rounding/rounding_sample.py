@@ -1,8 +1,8 @@
 """The images that a rounding of weights is found on, and those that judge it.
 
-They are a bounded sample of the calibration stream; three of four find, the others judge. Tokens count by how much an error
-there moves the model's outputs (output_gradients.py): without that the class token, which is all that a head reads, would count
-like any patch.
+They are a bounded sample of the calibration stream; three of four find, the others judge. Tokens count by how much an
+error there moves the model's outputs (output_gradients.py): without that the class token, which is all that a head
+reads, would count like any patch.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ class RoundingSample:
         self._journal = None if program.calibration is None else program.calibration.journal
 
     def keeper(self, quantised: Program, method: str) -> Keeper:
-        """Asks the calibration journal, if there is one, before it computes what a method finds at one place of a quantised
-        program."""
+        """Asks the calibration journal, if there is one, before it computes what a method finds at one place of a
+        quantised program."""
         if self._journal is None:
             return lambda _, compute: compute()
         images = digest(tensors=[t for batch in self.batches for t in batch])
@@ -48,8 +48,8 @@ class RoundingSample:
         return lambda place, compute: journal.ask((*mark, place), compute)
 
     def token_gains(self, nodes: Sequence[Node]) -> dict[str, list[Tensor]]:
-        """By node, what a squared error of a token adds to the outputs' squared error: [images, tokens] a batch, of mean 1.
-        A node without influence on the outputs has ones."""
+        """By node, what a squared error of a token adds to the outputs' squared error: [images, tokens] a batch, of
+        mean 1. A node without influence on the outputs has ones."""
         found: dict[str, list[Tensor]] = {n.name: [] for n in nodes}
         for count, chunk in self.images.gradients(list(nodes)):
             for node in nodes:

@@ -1,5 +1,5 @@
-"""A stretch of a quantised graph in which activations are clipped to their ranges and not rounded: weights are the only error
-left, and everything has a derivative."""
+"""A stretch of a quantised graph in which activations are clipped to their ranges and not rounded: weights are the only
+error left, and everything has a derivative."""
 
 from __future__ import annotations
 

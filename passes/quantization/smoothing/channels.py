@@ -15,7 +15,8 @@ aten = torch.ops.aten
 
 
 def channel_readers(node: Node) -> list[Node] | None:
-    """The linears that read `node` (directly or with its rows rearranged, each row whole); None if anything else does."""
+    """The linears that read `node` (directly or with its rows rearranged, each row whole); None if anything else
+    does."""
     readers: list[Node] = []
     for user in node.users:
         if user.target is aten.linear.default and user.args[0] is node and is_constant(user.args[1]):

@@ -57,7 +57,9 @@ def search_scores(query: TensorProbe, keys: TensorProbe, alphas: Sequence[float]
     """For q / s and (k − c) · s; the shift is K's."""
 
     def error(shift: Tensor, scale: Tensor) -> float:
-        return _range_error(query.smoothed(torch.zeros_like(shift), scale)) + _range_error(keys.smoothed(shift, 1 / scale))
+        return _range_error(query.smoothed(torch.zeros_like(shift), scale)) + _range_error(
+            keys.smoothed(shift, 1 / scale)
+        )
 
     def factors(shift: Tensor, alpha: float) -> Tensor:
         return smoothing_scale(query.channels.peak, keys.channels.smoothed(shift, _ones(shift)).peak, alpha)

@@ -131,9 +131,7 @@ def test_a_model_with_external_data_opens_by_path(name: str, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_a_model_too_large_for_protobuf_goes_through_a_file(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_too_large_for_protobuf_goes_through_a_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "_PROTOBUF_LIMIT", 1000)
     model = block()
     x = RNG.normal(size=(1, 5, WIDTH)).astype(np.float32)
@@ -172,16 +170,12 @@ def test_a_model_an_engine_does_not_take(name: str, title: str) -> None:
 
 def test_what_is_not_installed_stays_visible(monkeypatch: pytest.MonkeyPatch) -> None:
     assert available() == {"onnxruntime": None, "openvino": None}
-    monkeypatch.setattr(
-        choose.importlib.util, "find_spec", lambda name: None if name == "openvino" else object()
-    )
+    monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: None if name == "openvino" else object())
     assert available() == {"onnxruntime": None, "openvino": "not installed: pip install openvino"}
     monkeypatch.setattr(choose, "int8_dot", lambda: "avx512_vnni")
     assert preferred() == "onnxruntime"
     monkeypatch.setattr(choose.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(
-        MissingDependencyError, match="none is installed: onnxruntime: not installed: pip install"
-    ):
+    with pytest.raises(MissingDependencyError, match="none is installed: onnxruntime: not installed: pip install"):
         preferred()
 
 

@@ -68,9 +68,7 @@ def test_a_shift_changes_no_number() -> None:
 
 def test_integers_that_only_move_are_followed() -> None:
     g = Graph()
-    moved = g.op(
-        "Transpose", [g.op("Reshape", [g.quantize("x", 0.1), g.const([0, 3, -1], "int64")])], perm=[0, 2, 1]
-    )
+    moved = g.op("Transpose", [g.op("Reshape", [g.quantize("x", 0.1), g.const([0, 3, -1], "int64")])], perm=[0, 2, 1])
     model = parsed(g.model({"x": ["batch", 6]}, g.dequantize(moved, 0.1), ["batch", 2, 3]))
     assert shift_to_unsigned(model) == 1
     assert zero_points(model, "DequantizeLinear") == [("uint8", 128)]

@@ -107,7 +107,10 @@ def test_integer_operators_are_refused_by_tensorrt() -> None:
 def test_scales_that_differ_where_tensors_meet_and_constants_quantised_in_vain() -> None:
     values = {"a": 0.1, "b": 0.2}
     constants = [numpy_helper.from_array(np.array(v, np.float32), k) for k, v in values.items()]
-    constants += [numpy_helper.from_array(np.array(0, np.int8), "zero"), numpy_helper.from_array(np.ones((1, 4), np.int8), "w")]
+    constants += [
+        numpy_helper.from_array(np.array(0, np.int8), "zero"),
+        numpy_helper.from_array(np.ones((1, 4), np.int8), "w"),
+    ]
     nodes = []
     for name in "ab":
         nodes.append(helper.make_node("QuantizeLinear", ["x", name, "zero"], [f"q{name}"], name=f"/q{name}"))
@@ -128,7 +131,10 @@ def vit_attention(layout: str = "packed", namespace: bool = True, **scales: floa
     """Q → DQ → VitAttention → Q → DQ, or Q → VitAttention → DQ with scales."""
     int8 = scales.get("q_scale", 0.0) > 0
     names = ["qkv"] if layout == "packed" else ["q", "k", "v"]
-    constants = [numpy_helper.from_array(np.array(0.1, np.float32), "s"), numpy_helper.from_array(np.array(0, np.int8), "z")]
+    constants = [
+        numpy_helper.from_array(np.array(0.1, np.float32), "s"),
+        numpy_helper.from_array(np.array(0, np.int8), "z"),
+    ]
     nodes = []
     for name in names:
         nodes.append(helper.make_node("QuantizeLinear", [name, "s", "z"], [f"{name}_q"], name=f"/{name}/Q"))
@@ -141,8 +147,12 @@ def vit_attention(layout: str = "packed", namespace: bool = True, **scales: floa
         nodes.append(helper.make_node("QuantizeLinear", ["o", "s", "z"], ["o_q"], name="/o/Q"))
     nodes.append(helper.make_node("DequantizeLinear", ["o" if int8 else "o_q", "s", "z"], ["y"], name="/o/DQ"))
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(nodes, "a", [value(n, 1, [1, 16, 64]) for n in names], [value("y", 1, [1, 16, 64])], constants)
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("vitc", 1)], ir_version=9)
+    graph = helper.make_graph(
+        nodes, "a", [value(n, 1, [1, 16, 64]) for n in names], [value("y", 1, [1, 16, 64])], constants
+    )
+    return helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("vitc", 1)], ir_version=9
+    )
 
 
 INT8 = {"q_scale": 0.1, "k_scale": 0.1, "v_scale": 0.1, "out_scale": 0.1}

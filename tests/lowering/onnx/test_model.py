@@ -39,7 +39,9 @@ def test_the_checker_takes_it(lowered: OnnxModel) -> None:
 
 def test_weights_and_nodes_carry_the_users_names(lowered: OnnxModel) -> None:
     weights = {i.name for i in lowered.proto.graph.initializer if not i.name.startswith("const/")}
-    assert weights == {f"{b}.{layer}.{kind}" for b in (0, 1) for layer in ("norm", "up", "down") for kind in ("weight", "bias")}
+    assert weights == {
+        f"{b}.{layer}.{kind}" for b in (0, 1) for layer in ("norm", "up", "down") for kind in ("weight", "bias")
+    }
     names = [n.name for n in lowered.proto.graph.node]
     assert {"/0/up/MatMul", "/1/down/Add", "/1/norm/LayerNormalization"} <= set(names)
     assert len(set(names)) == len(names)
@@ -63,7 +65,9 @@ def test_a_model_over_the_limit_keeps_its_weights_beside_it(
     assert (tmp_path / "two.onnx.data").exists()
     x = np.random.default_rng(0).standard_normal((3, 5, 16)).astype(np.float32)
     one, two = (
-        onnxruntime.InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"]).run(None, {lowered.inputs[0].name: x})
+        onnxruntime.InferenceSession(str(tmp_path / name), providers=["CPUExecutionProvider"]).run(
+            None, {lowered.inputs[0].name: x}
+        )
         for name in ("one.onnx", "two.onnx")
     )
     np.testing.assert_array_equal(one[0], two[0])

@@ -254,7 +254,9 @@ def test_every_handler_has_a_case() -> None:
         given = {"one tensor": (x,), "two tensors": (x, y), "an image": (image,)}
         return [f(m, *given[group]) for group, (cases, _) in GROUPS.items() for f in cases.values()]
 
-    program = capture(Call(everything).eval(), vitc.load_target("cpu"), tuple(torch.randn(3, *s) for s in (X, X, IMAGE)))
+    program = capture(
+        Call(everything).eval(), vitc.load_target("cpu"), tuple(torch.randn(3, *s) for s in (X, X, IMAGE))
+    )
     seen = {n.target for n in program.graph.nodes if n.op == "call_function"}
     assert sorted(str(target) for target in set(emitter._handlers) - seen - ELSEWHERE - REFUSING) == []
 
@@ -266,7 +268,10 @@ def test_every_handler_has_a_case() -> None:
         (lambda m, x: aten.index.Tensor(x, [None, m.index, m.index]), "indexes 2 dimensions at once"),
         (lambda m, x: aten.linalg_vector_norm.default(x, float("inf"), [-1]), "norm of order inf"),
         (lambda m, x: aten.adaptive_avg_pool1d.default(x, [4]), "pools \\[6\\] to \\[4\\]; only whole ratios"),
-        (lambda m, x: aten.scaled_dot_product_attention.default(x, x, x), "is not tiled; run the pass 'tile-attention'"),
+        (
+            lambda m, x: aten.scaled_dot_product_attention.default(x, x, x),
+            "is not tiled; run the pass 'tile-attention'",
+        ),
         (lambda m, x: aten.elu.default(x, 1.0, 1.05), "scales an ELU"),
         (lambda m, x: aten.softplus.default(x, 2.0), "softplus with beta 2"),
     ],
@@ -278,7 +283,9 @@ def test_what_cannot_be_lowered_says_why(function: Callable[..., Any], message: 
 
 def test_a_program_that_is_not_tiled_is_refused() -> None:
     program = capture(Call(lambda m, x: x + 1).eval(), vitc.load_target("cpu"), (torch.randn(2, 3),))
-    with pytest.raises(LoweringError, match="lowering needs stage 'tiled' or 'quantized', the program is at 'captured'"):
+    with pytest.raises(
+        LoweringError, match="lowering needs stage 'tiled' or 'quantized', the program is at 'captured'"
+    ):
         lower(program)
 
 

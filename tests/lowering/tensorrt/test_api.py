@@ -41,18 +41,14 @@ def test_the_devices_own_comes_first(installed: dict[str, Any]) -> None:
 def test_rtx_where_the_other_does_not_load(installed: dict[str, Any]) -> None:
     installed.update(tensorrt=ImportError("libnvinfer.so.10: cannot open"), tensorrt_rtx="1.7.1.116")
     assert api.find().__name__ == "tensorrt_rtx"
-    with pytest.raises(
-        MissingDependencyError, match=r"libraries do not load \(libnvinfer.so.10: cannot open\)"
-    ):
+    with pytest.raises(MissingDependencyError, match=r"libraries do not load \(libnvinfer.so.10: cannot open\)"):
         api.load("tensorrt")
 
 
 def test_none_at_all(installed: dict[str, Any]) -> None:
     with pytest.raises(MissingDependencyError) as error:
         api.find()
-    assert str(error.value).startswith(
-        "no TensorRT can be used here. tensorrt is not installed: it comes with JetPack"
-    )
+    assert str(error.value).startswith("no TensorRT can be used here. tensorrt is not installed: it comes with JetPack")
     assert "pip install 'vitc[rtx]'" in str(error.value)
     assert "pip install 'vitc[rtx]'" in api.available()["tensorrt_rtx"]
 
@@ -64,9 +60,7 @@ def test_a_version_vitc_does_not_know(installed: dict[str, Any]) -> None:
 
 
 def test_an_unknown_distribution() -> None:
-    with pytest.raises(
-        BuildError, match="unknown TensorRT distribution 'tensort'; known: tensorrt, tensorrt_rtx"
-    ):
+    with pytest.raises(BuildError, match="unknown TensorRT distribution 'tensort'; known: tensorrt, tensorrt_rtx"):
         api.load("tensort")
 
 
@@ -108,9 +102,7 @@ print(bool(ctypes.CDLL("libtensorrt_rtx.so").getPluginRegistry))
 
 def test_an_alias_on_a_machine_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "machine", lambda: "riscv64")
-    with pytest.raises(
-        BuildError, match="on x86_64 and aarch64 only, not on riscv64: put a folder with a link"
-    ):
+    with pytest.raises(BuildError, match="on x86_64 and aarch64 only, not on riscv64: put a folder with a link"):
         elf_alias.load_alias("a.so", "b.so.1")
 
 

@@ -38,9 +38,7 @@ def test_int8_arrives_on_every_capability(capability: str) -> None:
 
 
 def test_a_turing_card_has_no_fp32_product() -> None:
-    with pytest.raises(
-        BuildError, match=r"1.* for SM75 could not build the engine. .*qkv/MatMul.*FP32 GEMM is not"
-    ):
+    with pytest.raises(BuildError, match=r"1.* for SM75 could not build the engine. .*qkv/MatMul.*FP32 GEMM is not"):
         built(Spelling(), "SM75")
     assert built(Spelling(linear_dtype="float16"), "SM75").layers.summary()["INT8 GEMM"] == 9
 
@@ -52,9 +50,7 @@ def test_the_neighbours_of_the_plugin_are_the_linears() -> None:
         assert [tensor.dtype for tensor in (*plugin.inputs, *plugin.outputs)] == ["int8", "int8"]
         before = producers[plugin.inputs[0].name]
         (after,) = [
-            layer
-            for layer in layers.layers
-            if plugin.outputs[0].name in [tensor.name for tensor in layer.inputs]
+            layer for layer in layers.layers if plugin.outputs[0].name in [tensor.name for tensor in layer.inputs]
         ]
         block = plugin.modules[0]
         assert f"{block}.qkv" in before.modules
@@ -98,9 +94,7 @@ def test_two_forms_of_the_operator_in_one_model() -> None:
 
 def test_a_file_with_its_weights_outside(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    onnx.save_model(
-        make_vit(Spelling()), path, save_as_external_data=True, location="weights", size_threshold=0
-    )
+    onnx.save_model(make_vit(Spelling()), path, save_as_external_data=True, location="weights", size_threshold=0)
     assert build_engine(path, capability="SM86", profile=BATCHES).layers.summary()["INT8 GEMM"] == 9
 
 
@@ -120,18 +114,14 @@ class TestRefusals:
     def test_fields_the_plugin_refuses_told_once(self) -> None:
         attributes = {"plugin_namespace": "vitc", "plugin_version": "1", "layout": "packed"}
         model = one_node("VitAttention", "attention", ["x"], domain="vitc", **attributes)
-        with pytest.raises(
-            BuildError, match=r"/attention \(VitAttention\).*; vitc::VitAttention: .*lacks the fields"
-        ):
+        with pytest.raises(BuildError, match=r"/attention \(VitAttention\).*; vitc::VitAttention: .*lacks the fields"):
             build_engine(model, capability="SM86")
         with pytest.raises(BuildError) as error:
             build_engine(one_node("StringConcat", "odd", ["x", "x"]), capability="SM86")
         assert "lacks the fields" not in str(error.value)
 
     def test_an_unknown_capability(self) -> None:
-        with pytest.raises(
-            BuildError, match=r"has no compute capability 'SM87'; it has SM75, SM80, SM86, SM89"
-        ):
+        with pytest.raises(BuildError, match=r"has no compute capability 'SM87'; it has SM75, SM80, SM86, SM89"):
             build_engine(one_node("Relu", "relu", ["x"]), capability="SM87")
 
     def test_another_dimension_is_dynamic(self) -> None:
@@ -145,9 +135,7 @@ class TestRefusals:
             Profile(*batches)
 
 
-def one_node(
-    op_type: str, name: str, inputs: list[str], shape: Any = ("batch", 8), **attributes: Any
-) -> bytes:
+def one_node(op_type: str, name: str, inputs: list[str], shape: Any = ("batch", 8), **attributes: Any) -> bytes:
     node = helper.make_node(op_type, inputs, ["y"], name=f"/{name}", **attributes)
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)
     y = helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)

@@ -37,7 +37,10 @@ def test_a_plan_comes_back_from_its_file(plan: PrunePlan, tmp_path: Path) -> Non
         ("{", "is not a pruning plan: "),
         ("[]", "is not a pruning plan: its format is not"),
         ('{"format": "vitc-prune-plan", "version": 9}', "version 9, this vitc reads 1; prune again to have one"),
-        ('{"format": "vitc-prune-plan", "version": 1}', r"plan.json' is damaged \(KeyError\('fingerprint'\)\); save it again"),
+        (
+            '{"format": "vitc-prune-plan", "version": 1}',
+            r"plan.json' is damaged \(KeyError\('fingerprint'\)\); save it again",
+        ),
     ],
 )
 def test_a_plan_that_cannot_be_read(tmp_path: Path, text: str | None, message: str) -> None:
@@ -58,15 +61,23 @@ def test_a_plan_with_a_damaged_part(plan: PrunePlan, tmp_path: Path, part: str) 
 
 
 def test_a_plan_for_another_model_is_refused(plan: PrunePlan) -> None:
-    with pytest.raises(PassError, match="made for another model: its graph has the fingerprint .* with the same input size"):
+    with pytest.raises(
+        PassError, match="made for another model: its graph has the fingerprint .* with the same input size"
+    ):
         vitc.replay_pruning(SmallViT(Shape(), depth=2).eval(), plan, example_inputs=IMAGES)
 
 
 @pytest.mark.parametrize(
     ("cut", "message"),
     [
-        (Cut("blocks.0.mlp.fc2:mlp", "mlp", 24, (0,), (1.0, 1.0)), "unknown group in the pruning plan .* mean 'blocks.0.mlp.fc1:mlp'"),
-        (Cut("blocks.0.mlp.fc1:mlp", "mlp", 24, (3, 24), (1.0, 1.0)), r"the units \[24\] from blocks.0.mlp.fc1:mlp, .* 0 to 23"),
+        (
+            Cut("blocks.0.mlp.fc2:mlp", "mlp", 24, (0,), (1.0, 1.0)),
+            "unknown group in the pruning plan .* mean 'blocks.0.mlp.fc1:mlp'",
+        ),
+        (
+            Cut("blocks.0.mlp.fc1:mlp", "mlp", 24, (3, 24), (1.0, 1.0)),
+            r"the units \[24\] from blocks.0.mlp.fc1:mlp, .* 0 to 23",
+        ),
     ],
 )
 def test_an_edited_plan_is_checked(plan: PrunePlan, cut: Cut, message: str) -> None:

@@ -50,7 +50,8 @@ def test_golden(program: Program) -> None:
 @pytest.mark.parametrize(("of", "ratio"), [("params", 0.2), ("flops", 0.2), ("latency", 0.1)])
 @pytest.mark.parametrize("ranking", ["isomorphic", "global"])
 def test_budgets(program: Program, of: str, ratio: float, ranking: str) -> None:
-    # A device whose launches cost nothing: else they are nearly all of a small model's time, and no narrower layer saves one.
+    # A device whose launches cost nothing: else they are nearly all of a small model's time, and no narrower layer
+    # saves one.
     program = program.evolve(target=replace(load("orin"), launch_overhead_us=1e-6))
     plan = _through(program, f"prune{{ratio={ratio},of={of},ranking={ranking},quantum=1}}").pruning
     assert plan is not None
@@ -102,13 +103,17 @@ def test_widths_are_multiples_of_the_targets_quantum() -> None:
     assert left["blocks.0.attn:heads"] * 32 % 32 == 0
 
 
-def test_a_cut_that_makes_nothing_faster_is_refused_and_shown(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cut_that_makes_nothing_faster_is_refused_and_shown(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from vitc.passes.pruning.choose.costs import CostModel
 
     real = CostModel.blocks
 
     def flat_attention(self: CostModel, removed: torch.Tensor) -> dict[str, Cost]:
-        heads = torch.tensor([f for g in find_groups(program).groups if g.kind == "heads" for f in g.units.flatten().tolist()])
+        heads = torch.tensor(
+            [f for g in find_groups(program).groups if g.kind == "heads" for f in g.units.flatten().tolist()]
+        )
         without = removed.clone()
         without[heads] = False  # on this device, fewer heads save nothing
         return {n: Cost(c.params, c.bytes, c.flops, real(self, without)[n].ms) for n, c in real(self, removed).items()}
@@ -128,11 +133,17 @@ def test_a_cut_that_makes_nothing_faster_is_refused_and_shown(program: Program, 
         ("prune{ratio=1.5}", "ratio is the share to take away, between 0 and 1, got 1.5"),
         ("prune{ratio=0.3,floor=1.0}", "floor is the share of each group that stays, from 0 to below 1, got 1"),
         ("prune{ratio=0.3,kinds=[mpl]}", "unknown kind of prunable features 'mpl'; .* did you mean 'mlp'"),
-        ("prune{ratio=0.3,keep=[blocks.7]}", "unknown module in prune's keep 'blocks.7'; known: .* keep takes module paths"),
+        (
+            "prune{ratio=0.3,keep=[blocks.7]}",
+            "unknown module in prune's keep 'blocks.7'; known: .* keep takes module paths",
+        ),
         ("prune{ratio=0.3,quantum=-1}", "quantum is a number of channels, or 0 for the target's own, got -1"),
         ("prune{ratio=0.3,keep=[blocks]}", r"keep=\['blocks'\] leaves alone all 4 groups of the kinds mlp, heads"),
         ("prune{ratio=0.99}", "99% of params is out of reach; at most .*% can go with kinds="),
-        ("prune{ratio=0.3,criterion=variance}", "criterion 'variance' needs activations: pass data=batches of inputs .* without data: l1"),
+        (
+            "prune{ratio=0.3,criterion=variance}",
+            "criterion 'variance' needs activations: pass data=batches of inputs .* without data: l1",
+        ),
         ("prune{ratio=0.3,criterion=taylor}", "criterion 'taylor' needs gradients: pass data=labelled batches"),
         ("prune{ratio=0.3,plan=nowhere.json}", "there is no pruning plan 'nowhere.json'"),
     ],
@@ -149,33 +160,48 @@ def test_refusals(program: Program, text: str, message: str) -> None:
         ({"of": "ms"}, "unknown measure of a budget 'ms'"),
     ],
 )
-def test_options_of_a_pass_made_in_python_are_checked_too(program: Program, options: dict[str, Any], message: str) -> None:
+def test_options_of_a_pass_made_in_python_are_checked_too(
+    program: Program, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(PassError, match=message):
         run_pipeline(program, (Prune(ratio=0.3, **options),))
 
 
 def test_no_group_of_the_kinds() -> None:
     one_block = program_of(SmallViT(Shape(), depth=1))
-    with pytest.raises(PassError, match=r"of the kinds blocks can be pruned; of others: width, qk, v, heads, mlp. head: the model returns"):
+    with pytest.raises(
+        PassError,
+        match=r"of the kinds blocks can be pruned; of others: width, qk, v, heads, mlp. head: the model returns",
+    ):
         _through(one_block, "prune{ratio=0.3,kinds=[blocks]}")
-    with pytest.raises(PassError, match="mlp, heads can be pruned; of others: none. the model has no linear and no convolution"):
+    with pytest.raises(
+        PassError, match="mlp, heads can be pruned; of others: none. the model has no linear and no convolution"
+    ):
         _through(program_of(torch.nn.GELU(), (5, 8)), "prune{ratio=0.3}")
 
 
 def test_a_device_on_which_nothing_pays_is_named(program: Program) -> None:
     launches = program.evolve(target=replace(load("orin"), launch_overhead_us=1e20))
-    with pytest.raises(PassError, match=r"at most 0.0% can go .*; blocks.0.mlp.fc1:mlp: a cut to \d+ fewer makes nothing faster on orin"):
+    with pytest.raises(
+        PassError,
+        match=r"at most 0.0% can go .*; blocks.0.mlp.fc1:mlp: a cut to \d+ fewer makes nothing faster on orin",
+    ):
         _through(launches, "prune{ratio=0.3,kinds=[mlp]}")
 
 
 def test_without_rates_latency_is_refused_and_other_budgets_cut_unchecked(program: Program) -> None:
     unknown = program.evolve(target=load("cpu"))
-    with pytest.raises(PassError, match="of=latency cannot be met, target 'cpu' has no fp32_tflops.*; vitc.prune and vitc.compile measure"):
+    with pytest.raises(
+        PassError,
+        match="of=latency cannot be met, target 'cpu' has no fp32_tflops.*; vitc.prune and vitc.compile measure",
+    ):
         _through(unknown, "prune{ratio=0.2,of=latency}")
     pruned = _through(unknown, "prune{ratio=0.2,of=flops}")
     summary, unchecked = pruned.journal[-1].notes
     assert "predicted time" not in summary
-    assert unchecked.startswith("no cut was checked to make anything faster: target 'cpu' has no fp32_tflops, so no time can be")
+    assert unchecked.startswith(
+        "no cut was checked to make anything faster: target 'cpu' has no fp32_tflops, so no time can be"
+    )
     assert pruned.pruning is not None
     assert pruned.pruning.total("after").ms is None
     assert "predicted" not in str(pruned.pruning.steps[0][0])
@@ -192,7 +218,9 @@ def test_what_stays_makes_up_is_noted(program: Program) -> None:
 
 def test_a_criterion_that_cannot_score_a_kind_is_refused(program: Program) -> None:
     with_data = with_samples(program, torch.randn(8, 3, 8, 8), None)
-    with pytest.raises(PassError, match="criterion 'variance' cannot score 'width': it scores mlp, heads, v; l1, taylor and hessian"):
+    with pytest.raises(
+        PassError, match="criterion 'variance' cannot score 'width': it scores mlp, heads, v; l1, taylor and hessian"
+    ):
         _through(with_data, "prune{ratio=0.2,criterion=variance,kinds=[width]}")
     assert _through(with_data, "prune{ratio=0.1,criterion=variance,kinds=[qk,v]}").pruning is not None  # snp scores qk
 
@@ -220,7 +248,9 @@ def test_scores_that_are_not_one_a_unit_are_refused(program: Program) -> None:
         def score(self, layer: object) -> torch.Tensor:
             return torch.full((layer.weight.shape[0],), torch.nan)  # type: ignore[attr-defined]
 
-    with pytest.raises(PassError, match=r"'bad' gave blocks.0.attn:heads scores of shape \[4\], or not finite; .* number a unit: \[4\]"):
+    with pytest.raises(
+        PassError, match=r"'bad' gave blocks.0.attn:heads scores of shape \[4\], or not finite; .* number a unit: \[4\]"
+    ):
         _through(program, "prune{ratio=0.2,criterion=bad}")
 
 
@@ -235,7 +265,9 @@ def test_scores_that_are_not_one_a_unit_are_refused(program: Program) -> None:
         ("criterion=l1,ranking=global", "global"),
     ],
 )
-def test_structures_are_ranked_together_where_their_scores_compare(program: Program, options: str, ranking: str) -> None:
+def test_structures_are_ranked_together_where_their_scores_compare(
+    program: Program, options: str, ranking: str
+) -> None:
     images = torch.randn(16, *program.example_inputs[0].shape[1:], generator=torch.Generator().manual_seed(1))
     labels = torch.arange(16) % 5
     pruned = _through(with_samples(program, [(images, labels)], None), f"prune{{ratio=0.2,{options}}}")

@@ -49,7 +49,9 @@ def _quantised(program: Program, batches: object, text: str = "quantize-int8") -
 
 def test_numbers_scales_and_residuals(tiled: Program) -> None:
     program = _quantised(tiled, _images())
-    cosine = torch.cosine_similarity(outputs(program, _images(6)).flatten(), outputs(tiled, _images(6)).flatten(), dim=0)
+    cosine = torch.cosine_similarity(
+        outputs(program, _images(6)).flatten(), outputs(tiled, _images(6)).flatten(), dim=0
+    )
     assert cosine > 0.995
     assert count(program, vit.attention_int8.default) == 1
     for name, scale in program.module.state_dict().items():

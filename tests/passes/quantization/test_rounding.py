@@ -1,5 +1,5 @@
-"""Rounding of weights by gptq and adaround: against the best of all roundings, what they must leave alone, and their gain in
-a model."""
+"""Rounding of weights by gptq and adaround: against the best of all roundings, what they must leave alone, and their
+gain in a model."""
 
 from __future__ import annotations
 
@@ -164,7 +164,9 @@ def test_the_bias_belongs_to_the_rounded_weight(model: DigitsViT) -> None:
 
 
 @pytest.mark.parametrize("rounding", ["gptq", "adaround"])
-def test_the_same_seed_gives_the_same_integers(rounding: str, model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_same_seed_gives_the_same_integers(
+    rounding: str, model: DigitsViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vitc.passes.quantization.rounding.blockwise._STEPS", 20)
     first, second = (_weights(through(_tiled(model), f"quantize-int8{{rounding={rounding}}}")) for _ in range(2))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -182,10 +184,14 @@ def test_a_convolution_is_rounded_to_the_nearest_and_says_so(model: DigitsViT) -
     assert "patch: rounded to the nearest, gptq is for linears" in program.journal[-1].notes
 
 
-def test_a_block_that_gains_nothing_is_rounded_to_the_nearest(model: DigitsViT, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_block_that_gains_nothing_is_rounded_to_the_nearest(
+    model: DigitsViT, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("vitc.passes.quantization.rounding.blockwise._RATE", 100.0)  # it only goes astray
     rounded, plain = (through(_tiled(model), f"quantize-int8{{rounding={name}}}") for name in ("adaround", "nearest"))
-    assert [note for note in rounded.journal[-1].notes if note.startswith("blocks.0")] == ["blocks.0: rounded to the nearest"]
+    assert [note for note in rounded.journal[-1].notes if note.startswith("blocks.0")] == [
+        "blocks.0: rounded to the nearest"
+    ]
     torch.testing.assert_close(outputs(rounded), outputs(plain), atol=0, rtol=0)
 
 
@@ -216,7 +222,9 @@ def test_a_walk_keeps_what_is_read_ahead_only(model: DigitsViT) -> None:
 
 
 def test_refusals(model: DigitsViT) -> None:
-    with pytest.raises(PipelineError, match="unknown value of option 'rounding' .* 'gtpq'.* known: adaround, gptq, nearest"):
+    with pytest.raises(
+        PipelineError, match="unknown value of option 'rounding' .* 'gtpq'.* known: adaround, gptq, nearest"
+    ):
         through(_tiled(model), "quantize-int8{rounding=gtpq}")
     known = through(_tiled(model), "quantize-int8")
     blind = _tiled(model).evolve(calibration=None).calibrated(known.ranges, known.vectors)

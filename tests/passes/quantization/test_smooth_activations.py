@@ -70,7 +70,9 @@ def test_planted_outliers_cost_nothing(model: DigitsViT) -> None:
     with torch.no_grad():
         want = model(_images(2))
         torch.testing.assert_close(planted(_images(2)), want, rtol=1e-3, atol=1e-4)
-    plain = _sqnr(want, outputs(through(_tiled(planted), "quantize-int8{calibrator=minmax,correct_bias=false}"), _images(2)))
+    plain = _sqnr(
+        want, outputs(through(_tiled(planted), "quantize-int8{calibrator=minmax,correct_bias=false}"), _images(2))
+    )
     smooth = _sqnr(want, outputs(through(_tiled(planted), FULL), _images(2)))
     untouched = _sqnr(want, outputs(through(_tiled(model), FULL), _images(2)))
     assert plain < 12
@@ -81,7 +83,9 @@ def test_factors_replay_without_data(model: DigitsViT) -> None:
     once = through(_tiled(model), FULL)
     again = through(_tiled(model).evolve(calibration=None).calibrated(once.ranges, once.vectors), FULL)
     torch.testing.assert_close(outputs(again), outputs(once), atol=0, rtol=0)
-    with pytest.raises(CalibrationError, match="smooth-activations needs calibration data for 8 sites and there is none"):
+    with pytest.raises(
+        CalibrationError, match="smooth-activations needs calibration data for 8 sites and there is none"
+    ):
         through(_tiled(model).evolve(calibration=None), FULL)
 
 

@@ -80,6 +80,8 @@ def test_without_data_weights_are_looked_at_and_the_report_says_so() -> None:
     model = Ranges()
     with torch.no_grad():
         model.large.weight.mul_(1e3)
-    notes = "\n".join(through(captured(model, torch.randn(2, models.TOKENS, models.WIDTH)), f"{TILED},to-fp16").journal[-1].notes)
+    notes = "\n".join(
+        through(captured(model, torch.randn(2, models.TOKENS, models.WIDTH)), f"{TILED},to-fp16").journal[-1].notes
+    )
     assert "in large), its operand large_weight reaches" in notes
     assert "no range of an FP16 tensor was seen" in notes

@@ -77,6 +77,8 @@ def test_two_inputs() -> None:
             return self.head(self.inner(x) + y)
 
     x = torch.randn(8, 4)
-    program = through(captured(Two(), x[:2], x[:2]), TILED).evolve(calibration=CalibrationStream([(x, x)], ((4,), (4,))))
+    program = through(captured(Two(), x[:2], x[:2]), TILED).evolve(
+        calibration=CalibrationStream([(x, x)], ((4,), (4,)))
+    )
     with pytest.raises(PassError, match="tune-int8 trains models of one input, this one has 2"):
         through(program, "tune-int8")

@@ -46,7 +46,9 @@ def _mask(tokens: int, front: int, window: int, overlap: int) -> Tensor:
     ("tokens", "front", "window", "overlap"), [(64, 0, 16, 4), (65, 1, 16, 8), (69, 5, 8, 0), (65, 1, 32, 10)]
 )
 @pytest.mark.parametrize("kind", [models.Packed, models.Separate])
-def test_each_block_sees_itself_its_overlap_and_the_global_tokens(kind, tokens: int, front: int, window: int, overlap: int) -> None:
+def test_each_block_sees_itself_its_overlap_and_the_global_tokens(
+    kind, tokens: int, front: int, window: int, overlap: int
+) -> None:
     model = kind().eval()
     x = torch.randn(2, tokens, models.WIDTH)
     program = through(captured(model, x), f"{TILED},window-attention{{window={window},overlap={overlap}}}")
@@ -70,7 +72,12 @@ def test_each_block_sees_itself_its_overlap_and_the_global_tokens(kind, tokens: 
         (models.Packed(bias=True), models.TOKENS, "window=2,overlap=0", "it has a bias"),
         (models.Normed(), 64, "window=8,overlap=0", "layout bhnd"),
         (models.Packed(), 49, "window=32,overlap=16", "49 tokens are no more than a window sees"),
-        (models.Packed(), 64, "window=10,overlap=1", "64 tokens are no whole number of windows of 10; 8 and 4 would be"),
+        (
+            models.Packed(),
+            64,
+            "window=10,overlap=1",
+            "64 tokens are no whole number of windows of 10; 8 and 4 would be",
+        ),
     ],
     ids=["bias", "layout", "small", "not whole"],
 )
@@ -84,7 +91,10 @@ def test_what_stays_exact_says_why(model: nn.Module, tokens: int, options: str, 
 
 def test_sizes_that_make_no_window_are_refused() -> None:
     with pytest.raises(InputError, match="needs window ≥ 1 and overlap ≥ 0, got 0 and 2"):
-        through(captured(models.Packed(), torch.randn(2, 64, models.WIDTH)), f"{TILED},window-attention{{window=0,overlap=2}}")
+        through(
+            captured(models.Packed(), torch.randn(2, 64, models.WIDTH)),
+            f"{TILED},window-attention{{window=0,overlap=2}}",
+        )
 
 
 def test_compile_takes_it_by_name_through_int8() -> None:

@@ -51,9 +51,7 @@ def forge(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
     head.write_bytes(sealed(body))
 
 
-def rezip(
-    source: Path, target: Path, edit: Callable[[zipfile.ZipInfo, bytes], tuple[zipfile.ZipInfo, bytes]]
-) -> Path:
+def rezip(source: Path, target: Path, edit: Callable[[zipfile.ZipInfo, bytes], tuple[zipfile.ZipInfo, bytes]]) -> Path:
     with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w") as new:
         for info in old.infolist():
             new.writestr(*edit(info, old.read(info)))
@@ -99,9 +97,7 @@ def test_another_manifest(folder: Path) -> None:
 
 def test_a_newer_schema(folder: Path) -> None:
     forge(folder, lambda body: body.update(schema=7, vitc="9.9"))
-    assert "has schema version 7 (written by vitc 9.9); this vitc reads up to 1: upgrade vitc" in refused(
-        folder
-    )
+    assert "has schema version 7 (written by vitc 9.9); this vitc reads up to 1: upgrade vitc" in refused(folder)
     forge(folder, lambda body: body.update(schema="two"))
     assert "has the schema version 'two'; it is a whole number from 1 to 1" in refused(folder)
 
@@ -117,19 +113,14 @@ def test_a_flipped_bit(folder: Path) -> None:
     path.write_bytes(data)
     found = hashlib.sha256(data).hexdigest()
     message = refused(folder)
-    assert (
-        f"golden/0/output_0.npy is damaged: the manifest states SHA-256 {stated}, it has {found}" in message
-    )
+    assert f"golden/0/output_0.npy is damaged: the manifest states SHA-256 {stated}, it has {found}" in message
 
 
 def test_a_truncated_and_a_longer_file(folder: Path) -> None:
     path = folder / "model.onnx"
     data = path.read_bytes()
     path.write_bytes(data[:-3])
-    assert (
-        f"model.onnx is truncated: the manifest states {len(data)} bytes, it has {len(data) - 3}"
-        in refused(folder)
-    )
+    assert f"model.onnx is truncated: the manifest states {len(data)} bytes, it has {len(data) - 3}" in refused(folder)
     path.write_bytes(data + b"\0")
     assert f"model.onnx is damaged: the manifest states {len(data)} bytes, it has more" in refused(folder)
 
@@ -325,12 +316,8 @@ def test_external_tensors_are_found_wherever_onnx_allows_one(tmp_path: Path) -> 
     def constant(name: str, value: TensorProto) -> onnx.NodeProto:
         return helper.make_node("Constant", [], [name], value=value)
 
-    branch = helper.make_graph(
-        [constant("b", tensor("in-subgraph"))], "g", [], [], [tensor("subgraph-weight")]
-    )
-    sparse = onnx.SparseTensorProto(
-        values=tensor("sparse-values"), indices=tensor("sparse-indices"), dims=[1]
-    )
+    branch = helper.make_graph([constant("b", tensor("in-subgraph"))], "g", [], [], [tensor("subgraph-weight")])
+    sparse = onnx.SparseTensorProto(values=tensor("sparse-values"), indices=tensor("sparse-indices"), dims=[1])
     node = helper.make_node("If", ["c"], ["d"], then_branch=branch, else_branch=branch)
     node.attribute.append(helper.make_attribute("many", [tensor("in-list")]))
     graph = helper.make_graph([constant("a", tensor("in-node")), node], "g", [], [], [tensor("weight")])

@@ -63,9 +63,7 @@ def test_external_data_travels_with_the_model(form: str, external: BundleContent
     assert (bundle.root / "model.onnx.data").read_bytes() == np.full(4, 2.0, np.float32).tobytes()
 
 
-def test_a_read_file_is_unpacked_for_as_long_as_the_bundle_lives(
-    contents: BundleContents, tmp_path: Path
-) -> None:
+def test_a_read_file_is_unpacked_for_as_long_as_the_bundle_lives(contents: BundleContents, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "b.vitc", contents, "file")
     root = bundle.root
     assert root.is_dir()
@@ -183,9 +181,7 @@ def test_contents_that_contradict_each_other(
 
 
 def test_missing_external_data_is_named(external: BundleContents, tmp_path: Path) -> None:
-    with pytest.raises(
-        BundleError, match=r"keeps weights in 'model.onnx.data'; external_data gives: \(none\)"
-    ):
+    with pytest.raises(BundleError, match=r"keeps weights in 'model.onnx.data'; external_data gives: \(none\)"):
         write_bundle(tmp_path / "b", replace(external, external_data={}))
 
 
@@ -259,9 +255,7 @@ def test_structures_come_back() -> None:
         ({"kind": "list", "items": [{"kind": "set"}]}, "structure.items[0] has the kind 'set'"),
     ],
 )
-def test_structures_refuse_nonsense(
-    tree: object, message: str, contents: BundleContents, tmp_path: Path
-) -> None:
+def test_structures_refuse_nonsense(tree: object, message: str, contents: BundleContents, tmp_path: Path) -> None:
     with pytest.raises(BundleError) as caught:
         write_bundle(tmp_path / "b", replace(contents, structure=tree))  # type: ignore[arg-type]
     assert message in str(caught.value)

@@ -28,7 +28,9 @@ def _saved_after_each_batch(monkeypatch: pytest.MonkeyPatch) -> None:
 def _plan(folder: Path | None, calibration: object = BATCHES, quantize: str = "int8") -> Plan:
     torch.manual_seed(0)
     model = DigitsViT(dim=64, depth=2).eval()
-    return vitc.plan(model, "orin", example_inputs=BATCHES[0][:2], calibration=calibration, quantize=quantize, resume=folder)
+    return vitc.plan(
+        model, "orin", example_inputs=BATCHES[0][:2], calibration=calibration, quantize=quantize, resume=folder
+    )
 
 
 def _assert_same(a: Plan, b: Plan) -> None:
@@ -127,7 +129,9 @@ def test_a_rounding_goes_on_at_the_layer_or_block_it_was_at(
 
 def test_other_images_are_refused(tmp_path: Path) -> None:
     _plan(tmp_path)
-    with pytest.raises(CalibrationError, match=r"first 6 calibration batches are not those that .*name another resume folder"):
+    with pytest.raises(
+        CalibrationError, match=r"first 6 calibration batches are not those that .*name another resume folder"
+    ):
         _plan(tmp_path, BATCHES[::-1])
     with pytest.raises(CalibrationError, match="first 6 calibration batches are not those"):
         _plan(tmp_path, BATCHES[:3])
@@ -153,5 +157,7 @@ def test_a_damaged_file(tmp_path: Path) -> None:
 
 
 def test_a_folder_without_calibration(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="resume= keeps what calibration and the search of a mix find, and there is no calibration"):
+    with pytest.raises(
+        InputError, match="resume= keeps what calibration and the search of a mix find, and there is no calibration"
+    ):
         vitc.plan(DigitsViT(dim=64, depth=2).eval(), "orin", example_inputs=BATCHES[0][:2], resume=tmp_path)

@@ -70,7 +70,9 @@ def test_a_folder_of_images_of_any_mode_calibrates(tmp_path: Path) -> None:
     model = _model()
     stacked = np.concatenate(list(ImageFolder(folder, infer_preprocessing(model))))  # type: ignore[arg-type]
     assert stacked.shape == (4, 3, 64, 64)
-    from_folder, from_array = (vitc.plan(model, "orin", calibration=images).program.ranges for images in (folder, stacked))
+    from_folder, from_array = (
+        vitc.plan(model, "orin", calibration=images).program.ranges for images in (folder, stacked)
+    )
     assert dict(from_folder) == dict(from_array)
 
 
@@ -83,7 +85,9 @@ def test_the_limit_counts_images_and_the_order_is_by_name(tmp_path: Path) -> Non
 def test_a_corrupt_image_is_named(tmp_path: Path) -> None:
     folder = _folder(tmp_path / "images")
     (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:60])
-    with pytest.raises(CalibrationError, match=r"calibration image '.*2\.png' cannot be read: .*; remove or replace it"):
+    with pytest.raises(
+        CalibrationError, match=r"calibration image '.*2\.png' cannot be read: .*; remove or replace it"
+    ):
         list(ImageFolder(folder, Preprocessing((8, 8), HALF, HALF)))
 
 

@@ -32,7 +32,9 @@ def test_a_generator_is_read_as_often_as_needed() -> None:
 def test_an_exception_of_the_users_stream_is_chained_and_placed() -> None:
     cause = OSError("image_0007.jpg is truncated")
     stream = CalibrationStream(_batches(2, cause), SHAPES)
-    with pytest.raises(CalibrationError, match=r"raised OSError at batch 2: image_0007.jpg is truncated; the 2 batches") as caught:
+    with pytest.raises(
+        CalibrationError, match=r"raised OSError at batch 2: image_0007.jpg is truncated; the 2 batches"
+    ) as caught:
         list(stream)
     assert caught.value.__cause__ is cause
 
@@ -41,7 +43,10 @@ def test_an_exception_of_the_users_stream_is_chained_and_placed() -> None:
     ("batches", "message"),
     [
         (torch.randn(3, 4, 4), r"batch 0 is one image of shape \[3, 4, 4\]; add the batch dimension"),
-        (torch.randn(2, 1, 4, 4), r"shape \[2, 1, 4, 4\], the model takes \[batch, 3, 4, 4\]; resize the images, and convert greyscale"),
+        (
+            torch.randn(2, 1, 4, 4),
+            r"shape \[2, 1, 4, 4\], the model takes \[batch, 3, 4, 4\]; resize the images, and convert greyscale",
+        ),
         (torch.randn(2, 3, 5, 5), r"shape \[2, 3, 5, 5\], the model takes \[batch, 3, 4, 4\]"),
         ([torch.zeros(0, 3, 4, 4)], r"shape \[0, 3, 4, 4\]"),
         ([torch.randn(2, 3, 4, 4), torch.full((2, 3, 4, 4), torch.nan)], "batch 1 holds 96 NaN or inf of 96 values"),
@@ -73,5 +78,7 @@ def test_batches_of_any_size_are_cut_to_the_one_that_the_model_takes(sizes: tupl
 def test_labelled_batches_are_not_cut() -> None:
     images, labels = torch.randn(5, 3, 4, 4), torch.arange(5)
     stream = CalibrationStream([(images, labels)], SHAPES, fixed=2)
-    with pytest.raises(CalibrationError, match="labelled batch 0 has 5 images and the model takes 2, its example's number"):
+    with pytest.raises(
+        CalibrationError, match="labelled batch 0 has 5 images and the model takes 2, its example's number"
+    ):
         list(stream.labelled())

@@ -61,7 +61,9 @@ def test_structure_comes_back() -> None:
 
 
 def test_quantize_takes_options_of_the_pass(model: torch.nn.Module) -> None:
-    made = vitc.plan(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, quantize="quantize-int8{rounding=gptq}")
+    made = vitc.plan(
+        model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, quantize="quantize-int8{rounding=gptq}"
+    )
     assert "smooth-activations,quantize-int8{rounding=gptq},to-fp16" in made.report.pipeline
     with pytest.raises(PipelineError, match="unknown option of pass 'quantize-int8' 'rouding'"):
         vitc.plan(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, quantize="quantize-int8{rouding=gptq}")

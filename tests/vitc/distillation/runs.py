@@ -1,7 +1,7 @@
 """A small distillation with everything random in it, as a function and as a script that is killed on the way:
 
-    python runs.py CHECKPOINT OUTPUT [BATCH]      drawing batch number BATCH, the process kills itself
-    torchrun … runs.py --together OUTPUT
+python runs.py CHECKPOINT OUTPUT [BATCH]      drawing batch number BATCH, the process kills itself
+torchrun … runs.py --together OUTPUT
 """
 
 from __future__ import annotations

@@ -42,7 +42,10 @@ def test_tensors_are_shuffled_and_cut() -> None:
     first = [next(batches := stream(loader, 0, 1)), next(batches), next(batches)]
     assert len(loader) == 2
     assert all(torch.equal(IMAGES[b.labels], b.args[0]) for b in first)
-    assert sorted(torch.cat([first[0].labels, first[1].labels]).tolist()) != first[0].labels.tolist() + first[1].labels.tolist()
+    assert (
+        sorted(torch.cat([first[0].labels, first[1].labels]).tolist())
+        != first[0].labels.tolist() + first[1].labels.tolist()
+    )
 
 
 def test_a_batch_larger_than_the_data_is_cut() -> None:

@@ -181,7 +181,9 @@ def test_nan_names_the_step_and_keeps_the_weights(tmp_path: Path) -> None:
     batches = [(bad[i : i + 8], LABELS[i : i + 8]) for i in range(0, 32, 8)]
     path = tmp_path / "run.safetensors"
     config = replace(SMALL, checkpoint_every=1)
-    with pytest.raises(DistillError, match=r"loss is nan at step 3 of stage 'logits'; .* weights of step 2; the checkpoint .*run"):
+    with pytest.raises(
+        DistillError, match=r"loss is nan at step 3 of stage 'logits'; .* weights of step 2; the checkpoint .*run"
+    ):
         vitc.distill(student, teacher, batches, stages=(Logits(epochs=1),), config=config, checkpoint=path)
     assert all(bool(tensor.isfinite().all()) for tensor in student.state_dict().values())
     from safetensors.torch import load_file
@@ -195,7 +197,10 @@ def test_another_configuration_does_not_resume(tmp_path: Path) -> None:
     vitc.distill(student, teacher, DATA, stages=SHORT, config=SMALL, checkpoint=path)
     for change, message in (
         ({"config": replace(SMALL, seed=4)}, "was made with seed = 0, this call has 4"),
-        ({"stages": (Features(), Logits(epochs=1, temperature=4.0))}, r"made with stages\[1\]\.temperature = 2\.0, this call has 4\.0"),
+        (
+            {"stages": (Features(), Logits(epochs=1, temperature=4.0))},
+            r"made with stages\[1\]\.temperature = 2\.0, this call has 4\.0",
+        ),
         ({"stages": (Features(),)}, "made with number of stages = 2, this call has 1"),
     ):
         arguments = {"stages": SHORT, "config": SMALL} | change
@@ -216,13 +221,17 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
     state_file.write(tmp_path / "run", {"a": IMAGES}, {"format": 7})
     student, teacher = _pair()
-    with pytest.raises(DistillError, match="is a distillation checkpoint of format 7, this vitc reads 1; delete it to begin again"):
+    with pytest.raises(
+        DistillError, match="is a distillation checkpoint of format 7, this vitc reads 1; delete it to begin again"
+    ):
         vitc.distill(student, teacher, DATA, checkpoint=tmp_path / "run")
 
 
 def test_layers_of_other_tokens_are_refused() -> None:
     student, teacher = _pair()
-    with pytest.raises(DistillError, match=r"student's layer 'blocks' computes \[8, 17, 16\], the teacher's 'head' \[8, 10\]"):
+    with pytest.raises(
+        DistillError, match=r"student's layer 'blocks' computes \[8, 17, 16\], the teacher's 'head' \[8, 10\]"
+    ):
         vitc.distill(student, teacher, DATA, stages=(Features(layers=(("blocks", "head"),)),), config=SMALL)
 
 
@@ -290,7 +299,9 @@ def test_processes_that_accelerate_does_not_join_are_refused(monkeypatch: pytest
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     state.AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        with pytest.raises(DistillError, match="2 processes were launched and Accelerate joins 1 of them on cpu: .* ACCELERATE_USE_CPU"):
+        with pytest.raises(
+            DistillError, match="2 processes were launched and Accelerate joins 1 of them on cpu: .* ACCELERATE_USE_CPU"
+        ):
             vitc.distill(*_pair(), DATA)
     finally:
         state.AcceleratorState._reset_state(reset_partial_state=True)

@@ -87,7 +87,12 @@ def test_attentions_of_the_zoos(kind: str) -> None:
     else:
         transformers = pytest.importorskip("transformers")
         config = transformers.ViTConfig(
-            hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=16, patch_size=8
+            hidden_size=16,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            intermediate_size=32,
+            image_size=16,
+            patch_size=8,
         )
         model = transformers.ViTModel(config)
         want = None
@@ -120,12 +125,16 @@ def test_soft_attention_by_an_nn_softmax() -> None:
 def test_unknown_layer_lists_the_known(graph: bool) -> None:
     model = DigitsViT(16, 1).eval()
     layers = Layers(_graph(model, "captured") if graph else model, "student", BATCH)
-    with pytest.raises(InputError, match=r"unknown layer of the student 'blocks\.0\.atn'; known: .*did you mean 'blocks\.0\.attn'"):
+    with pytest.raises(
+        InputError, match=r"unknown layer of the student 'blocks\.0\.atn'; known: .*did you mean 'blocks\.0\.attn'"
+    ):
         layers.path("blocks.0.atn")
 
 
 def test_unknown_index_says_how_many() -> None:
-    with pytest.raises(InputError, match=r"the teacher has no attention of index 3; it has 2: blocks\.0\.attn, blocks\.1\.attn"):
+    with pytest.raises(
+        InputError, match=r"the teacher has no attention of index 3; it has 2: blocks\.0\.attn, blocks\.1\.attn"
+    ):
         Layers(DigitsViT(16, 2), "teacher", BATCH).path(3)
     with pytest.raises(InputError, match=r"index -1; it has none; name a layer by its path"):
         Layers(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 3)), "student", BATCH).path(-1)

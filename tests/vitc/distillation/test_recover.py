@@ -30,7 +30,12 @@ def test_prune_distill_quantise_in_one_call() -> None:
     model = _teacher()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wanted = {"data": IMAGES, "stages": (vitc.Features(epochs=4), vitc.Logits(epochs=12, soft=1.0, rate=3e-3))}
-    common = {"example_inputs": IMAGES[:2], "calibration": IMAGES, "prune": {"params": 0.3, "criterion": "l1"}, "quantize": "int8"}
+    common = {
+        "example_inputs": IMAGES[:2],
+        "calibration": IMAGES,
+        "prune": {"params": 0.3, "criterion": "l1"},
+        "quantize": "int8",
+    }
     recovered = vitc.compile(model, "cpu", distill=wanted, **common)
     pruned = vitc.compile(model, "cpu", **common)
     assert _error(recovered, model) < 0.5 * _error(pruned, model)
@@ -45,7 +50,10 @@ def test_prune_distill_quantise_in_one_call() -> None:
     ("arguments", "message"),
     [
         ({"distill": IMAGES}, "distill= learns back what prune= takes away; pass prune= too"),
-        ({"prune": 0.2, "distill": {"data": IMAGES, "epochs": 3}}, "unknown option of distill 'epochs'; known: checkpoint, config, data"),
+        (
+            {"prune": 0.2, "distill": {"data": IMAGES, "epochs": 3}},
+            "unknown option of distill 'epochs'; known: checkpoint, config, data",
+        ),
         ({"prune": 0.2, "distill": {"stages": ()}}, "distill has no data, only 'stages'; add 'data'"),
     ],
 )

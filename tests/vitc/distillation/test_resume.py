@@ -26,7 +26,9 @@ spec.loader.exec_module(runs)
 
 def _script(*arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, env=environment, timeout=300)
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, env=environment, timeout=300
+    )
 
 
 # 48 images an epoch, and 8 to try the shapes at the beginning of a stage: in the middle of each stage.
@@ -75,4 +77,6 @@ def test_two_processes_train_as_one_with_twice_the_batch(launcher: tuple[str, ..
     assert done.returncode == 0, done.stderr
     alone = runs.together(accumulate=2).student.state_dict()
     for name, tensor in load_file(output).items():
-        torch.testing.assert_close(tensor, alone[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            tensor, alone[name], rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -10,7 +10,13 @@ import torch
 from vitc.errors import InputError
 from vitc.frontend.models import load_model
 
-_CONFIG = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64, "image_size": 32}
+_CONFIG = {
+    "hidden_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
+}
 
 
 def test_a_transformers_model_has_the_head_its_config_names(tmp_path: Path) -> None:
@@ -29,7 +35,9 @@ def test_a_transformers_config_without_architectures_gives_the_bare_model(tmp_pa
 
 
 def test_a_factory_in_a_file(tmp_path: Path) -> None:
-    (tmp_path / "own.py").write_text("import torch\ndef make():\n    return torch.nn.Linear(2, 3)\ndef number():\n    return 3\n")
+    (tmp_path / "own.py").write_text(
+        "import torch\ndef make():\n    return torch.nn.Linear(2, 3)\ndef number():\n    return 3\n"
+    )
     assert isinstance(load_model(f"{tmp_path}/own.py:make"), torch.nn.Linear)
     with pytest.raises(InputError, match="unknown factory in .* 'maik'.*make"):
         load_model(f"{tmp_path}/own.py:maik")

@@ -1,4 +1,5 @@
-"""torch.ops.vitc.attention_int8: the kernel's own arithmetic on the CPU, and what its CUDA side hands to the launcher."""
+"""torch.ops.vitc.attention_int8: the kernel's own arithmetic on the CPU, and what its CUDA side hands to the
+launcher."""
 
 from __future__ import annotations
 
@@ -17,7 +18,9 @@ from vitc.kernels.fields import AttentionFields
 HEADS, DIM = 3, 32
 
 
-def call(fields: AttentionFields, inputs: Sequence[torch.Tensor], scales: Sequence[float], dtype: torch.dtype) -> torch.Tensor:
+def call(
+    fields: AttentionFields, inputs: Sequence[torch.Tensor], scales: Sequence[float], dtype: torch.dtype
+) -> torch.Tensor:
     operands = [*inputs[: len(inputs) - fields.has_bias], None, None][:3]
     bias = inputs[-1] if fields.has_bias else None
     return torch.ops.vitc.attention_int8(
@@ -52,7 +55,12 @@ def test_p_in_int8_is_not_p_in_fp16() -> None:
     """The precision of P is the kernel's, not the softmax's."""
     scales = (0.02, 0.025, 0.03)
     outs = [
-        call(AttentionFields("packed", HEADS, DIM, 0.2, 0, 64, 32, pv, *scales, 0.0), [integers(1, 70, 288)], scales, torch.float16)
+        call(
+            AttentionFields("packed", HEADS, DIM, 0.2, 0, 64, 32, pv, *scales, 0.0),
+            [integers(1, 70, 288)],
+            scales,
+            torch.float16,
+        )
         for pv in ("int8", "fp16")
     ]
     assert not torch.equal(*outs)
@@ -125,7 +133,9 @@ def test_the_number_of_threads_changes_no_bit_of_attention_int8(bias: torch.Tens
             torch.set_num_threads(count)
             scales = [0.02, 0.02, 0.02]
             found.append(
-                torch.ops.vitc.attention_int8(q, k, v, bias, 2, 8, 0.35, "bnhd", 16, 16, "int8", scales, 0.01, torch.float32)
+                torch.ops.vitc.attention_int8(
+                    q, k, v, bias, 2, 8, 0.35, "bnhd", 16, 16, "int8", scales, 0.01, torch.float32
+                )
             )
     finally:
         torch.set_num_threads(threads)

@@ -63,7 +63,11 @@ def _integers(m: Model, x: Tensor) -> Tensor:
 @pytest.mark.parametrize(
     ("function", "passes", "message"),
     [
-        (lambda m, x: m.drop(m.inner(x)) + x.clone(), "canonical", r"aten.clone.*identity in inference; 'drop-noops' removes it"),
+        (
+            lambda m, x: m.drop(m.inner(x)) + x.clone(),
+            "canonical",
+            r"aten.clone.*identity in inference; 'drop-noops' removes it",
+        ),
         (lambda m, x: m.norm(x), "canonical", r"in norm\) folds into its neighbour; 'fold-batch-norm'"),
         (
             lambda m, x: aten.scaled_dot_product_attention(x[:, None], x[:, None], x[:, None]),
@@ -89,7 +93,9 @@ def test_ten_are_listed_and_the_rest_counted() -> None:
     def copies(m: Model, x: Tensor) -> Tensor:
         return torch.stack([(x * i).clone() for i in range(13)]).sum(0)
 
-    with pytest.raises(StageError, match=r"after 'canonical' the graph is not legal at stage 'canonical'(.|\n)*… and 3 more"):
+    with pytest.raises(
+        StageError, match=r"after 'canonical' the graph is not legal at stage 'canonical'(.|\n)*… and 3 more"
+    ):
         run_pipeline(_captured(copies), parse_pipeline("canonical"))
 
 

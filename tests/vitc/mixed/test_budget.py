@@ -194,5 +194,3 @@ def test_a_journal_of_another_search_is_refused(model: torch.nn.Module, tmp_path
 def test_an_evaluate_that_returns_nan(model: torch.nn.Module) -> None:
     with pytest.raises(InputError, match="evaluate returned nan; it must return a finite number"):
         _compile(model, evaluate=lambda _: float("nan"), max_drop=0.1)
-
-

@@ -48,7 +48,9 @@ def test_from_the_middle_is_the_same_as_from_the_start(model: torch.nn.Module) -
 
 
 def test_table_and_plot(model: torch.nn.Module, tmp_path: Path) -> None:
-    found = vitc.sensitivity(model, "orin", calibration=IMAGES, example_inputs=IMAGES[:2], evaluate=lambda m: float(m(IMAGES).shape[1]))
+    found = vitc.sensitivity(
+        model, "orin", calibration=IMAGES, example_inputs=IMAGES[:2], evaluate=lambda m: float(m(IMAGES).shape[1])
+    )
     assert [row.name for row in found.rows] == ["blocks.0", "blocks.1", "blocks.2"]
     assert found.together.sqnr_db < min(row.sqnr_db for row in found.rows)
     assert found.score == found.rows[0].score == 10.0
@@ -65,7 +67,12 @@ def test_table_and_plot(model: torch.nn.Module, tmp_path: Path) -> None:
 
 def test_layers(model: torch.nn.Module) -> None:
     found = vitc.sensitivity(model, "cpu", calibration=IMAGES, example_inputs=IMAGES[:2], by="layer", images=4)
-    assert [row.name for row in found.rows][:4] == ["blocks.0.attn.qkv", "blocks.0.attn.proj", "blocks.0.mlp.0", "blocks.0.mlp.2"]
+    assert [row.name for row in found.rows][:4] == [
+        "blocks.0.attn.qkv",
+        "blocks.0.attn.proj",
+        "blocks.0.mlp.0",
+        "blocks.0.mlp.2",
+    ]
     assert found.images == 4
 
 

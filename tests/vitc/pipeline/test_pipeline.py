@@ -57,7 +57,10 @@ def test_text_round_trip(passes: tuple[Pass, ...]) -> None:
         ("drop-noops,", "ends in a comma"),
         ("drop-noops{", "cannot read the pipeline at"),
         ("quantize-int8{calibrator}", "cannot read the options of 'quantize-int8' at 'calibrator'"),
-        ("quantize-int8{calibrater=mse}", "unknown option of pass 'quantize-int8' 'calibrater'.*did you mean 'calibrator'"),
+        (
+            "quantize-int8{calibrater=mse}",
+            "unknown option of pass 'quantize-int8' 'calibrater'.*did you mean 'calibrator'",
+        ),
         ("quantize-int8{calibrator=max}", "unknown value of option 'calibrator'"),
         ("quantize-int8{head=true,head=true}", "option 'head' of pass 'quantize-int8' is given twice"),
         ("quantize-int8{head=perhaps}", "option head=perhaps of pass 'quantize-int8' is not of type bool"),
@@ -102,7 +105,9 @@ def test_solving_keeps_the_given_order_where_it_is_free() -> None:
 
 
 def test_a_stage_nobody_gives() -> None:
-    message = "'tile-attention' needs stage 'canonical', but the program is at 'captured' there; no pass of this pipeline"
+    message = (
+        "'tile-attention' needs stage 'canonical', but the program is at 'captured' there; no pass of this pipeline"
+    )
     with pytest.raises(PipelineError, match=message):
         check_order(parse_pipeline("tile-attention"))
 
@@ -118,7 +123,11 @@ def test_registering() -> None:
     class Taken(Pass):
         name = "drop-noops"
 
-    for cls, message in ((Nameless, "has no name"), (Thawed, "must be a frozen dataclass"), (Taken, "is defined twice")):
+    for cls, message in (
+        (Nameless, "has no name"),
+        (Thawed, "must be a frozen dataclass"),
+        (Taken, "is defined twice"),
+    ):
         parse_pipeline("drop-noops")  # vitc's own are loaded
         with pytest.raises(PipelineError, match=message):
             register_pass(cls)

@@ -33,9 +33,7 @@ def golden(contents: BundleContents) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("form", ["folder", "file"])
 @pytest.mark.parametrize("engine", ["auto", "cpu", "onnxruntime", "openvino"])
-def test_calls_give_the_model_s_structure(
-    form: str, engine: str, contents: BundleContents, tmp_path: Path
-) -> None:
+def test_calls_give_the_model_s_structure(form: str, engine: str, contents: BundleContents, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "b", contents, form)  # type: ignore[arg-type]
     x, y = golden(contents)
     with load(bundle.path, engine, threads=1) as runner:
@@ -45,9 +43,7 @@ def test_calls_give_the_model_s_structure(
             np.testing.assert_allclose(out[0], y, atol=1e-5)
         np.testing.assert_allclose(runner.run(x[:1])["y"], y[:1], atol=1e-5)
         assert (engine in ("auto", "cpu")) or runner.engine.name == engine
-        assert runner.reason.startswith(
-            "asked for" if engine != "auto" else "no TensorRT engine here: no engine"
-        )
+        assert runner.reason.startswith("asked for" if engine != "auto" else "no TensorRT engine here: no engine")
 
 
 def test_an_array_that_is_not_in_row_order(path: Path, contents: BundleContents) -> None:
@@ -189,9 +185,7 @@ def test_benchmarks_that_make_no_sense(path: Path, options: dict[str, int], mess
 # -- command line
 
 
-def test_commands(
-    path: Path, contents: BundleContents, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_commands(path: Path, contents: BundleContents, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     x, y = golden(contents)
     np.save(tmp_path / "x.npy", x)
     assert main(["check", str(path), "--threads", "1"]) == 0
@@ -201,18 +195,14 @@ def test_commands(
     assert capsys.readouterr().out == f"y: float32 [2, 5, {WIDTH}]\n"
     np.testing.assert_allclose(np.load(out / "y.npy"), y, atol=1e-5)
     assert main(["run", str(path), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["outputs"] == {
-        "y": {"dtype": "float32", "shape": [1, 5, WIDTH]}
-    }
+    assert json.loads(capsys.readouterr().out)["outputs"] == {"y": {"dtype": "float32", "shape": [1, 5, WIDTH]}}
     assert main(["bench", str(path), "--rounds", "3", "--batch", "2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["batch"] == 2
     assert main(["build", str(path)]) == 0
     assert "for a CPU, whose engine needs no build" in capsys.readouterr().out
 
 
-def test_exit_codes(
-    path: Path, contents: BundleContents, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_exit_codes(path: Path, contents: BundleContents, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(tmp_path / "nowhere")]) == 2
     assert "error: there is no bundle at" in capsys.readouterr().err
     assert main(["run", str(path), "--input", "x"]) == 2
@@ -240,9 +230,7 @@ print(codes, "torch" in sys.modules)
 
 
 @pytest.mark.parametrize("form", ["folder", "file"])
-def test_everything_works_where_torch_can_not_be_imported(
-    form: str, contents: BundleContents, tmp_path: Path
-) -> None:
+def test_everything_works_where_torch_can_not_be_imported(form: str, contents: BundleContents, tmp_path: Path) -> None:
     path = write_bundle(tmp_path / "b", contents, form).path  # type: ignore[arg-type]
     command = [sys.executable, "-c", WITHOUT_TORCH, str(path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
@@ -303,9 +291,7 @@ def test_a_built_engine_s_record_is_checked(path: Path) -> None:
     record["plan_sha256"] = hashlib.sha256(b"plan").hexdigest()
     (work / "engine.json").write_text(json.dumps(record))
     pytest.importorskip("tensorrt_rtx")
-    with pytest.raises(
-        BuildError, match=r"was built by tensorrt_rtx 0\.0, installed is [\d.]+; build it again"
-    ):
+    with pytest.raises(BuildError, match=r"was built by tensorrt_rtx 0\.0, installed is [\d.]+; build it again"):
         load(path, "tensorrt")
     # And where nothing is asked for, the CPU serves, and says why.
     with load(path, threads=1) as runner:

@@ -58,9 +58,7 @@ def test_an_engine_is_built_ahead_of_time(
         assert runner.engine.name in ("onnxruntime", "openvino")
 
 
-def test_the_script_checks_the_engine_it_built_and_nothing_else(
-    for_orin: BundleContents, tmp_path: Path
-) -> None:
+def test_the_script_checks_the_engine_it_built_and_nothing_else(for_orin: BundleContents, tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx")
     if ctypes.util.find_library("cuda"):
         pytest.skip("a driver is here: the engine would run")
@@ -74,9 +72,7 @@ def test_the_script_checks_the_engine_it_built_and_nothing_else(
 def test_builds_that_are_refused(
     contents: BundleContents, for_orin: BundleContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(
-        BuildError, match="is for the target 'cpu', whose engine needs no build; run it as it is"
-    ):
+    with pytest.raises(BuildError, match="is for the target 'cpu', whose engine needs no build; run it as it is"):
         build(write_bundle(tmp_path / "cpu", contents))
     bundle = write_bundle(tmp_path / "orin", for_orin)
     asked: list[str] = []
@@ -156,8 +152,7 @@ class Context:
     def execute_async_v3(self, _stream: int) -> bool:
         count = int(np.prod(self.shapes["a"]))
         a, b, out = (
-            np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.addresses[n]))
-            for n in ("a", "b", "out")
+            np.ctypeslib.as_array((ctypes.c_float * count).from_address(self.addresses[n])) for n in ("a", "b", "out")
         )
         out[:] = a + b
         return self.runs
@@ -215,9 +210,7 @@ def test_fake_engine_runs_batches_of_any_size() -> None:
 
 
 def test_fake_engine_of_another_device() -> None:
-    with pytest.raises(
-        BuildError, match=r"tensorrt 10\.3\.0 could not load the engine: built for another device"
-    ):
+    with pytest.raises(BuildError, match=r"tensorrt 10\.3\.0 could not load the engine: built for another device"):
         TensorRtEngine(fake_tensorrt(None), b"plan", Cuda(Driver()))
 
 

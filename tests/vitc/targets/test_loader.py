@@ -39,9 +39,7 @@ def test_rates_agree_with_sm_count_and_clock(name: str) -> None:
     assert target.int8_tops is not None
     assert target.fp16_tflops is not None
     lanes = 64 if target.sm in (75, 80) else 128
-    assert target.fp32_tflops == pytest.approx(
-        target.sm_count * lanes * 2 * target.clock_mhz * 1e-6, rel=0.02
-    )
+    assert target.fp32_tflops == pytest.approx(target.sm_count * lanes * 2 * target.clock_mhz * 1e-6, rel=0.02)
     assert target.int8_tops == pytest.approx(2 * target.fp16_tflops, rel=0.001)
 
 

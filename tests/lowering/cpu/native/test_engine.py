@@ -57,7 +57,11 @@ def test_the_batch_may_change_and_threads_may_share_it() -> None:
 def test_features_of_several_blocks_come_out_whole() -> None:
     """Tensors in the middle of the residual stream are outputs: they may not be added to."""
     proto = transformer(depth=2)
-    sums = [n.output[0] for n in proto.graph.node if n.op_type == "Add" and n.output[0] in match(proto.graph).blocks[6].output]
+    sums = [
+        n.output[0]
+        for n in proto.graph.node
+        if n.op_type == "Add" and n.output[0] in match(proto.graph).blocks[6].output
+    ]
     proto.graph.output.append(onnx.helper.make_tensor_value_info(sums[0], onnx.TensorProto.FLOAT, ["batch", 5, 32]))
     x = RNG.normal(size=(2, 5, 32)).astype(np.float32)
     want = open_engine(proto.SerializeToString(), "onnxruntime", threads=1).run({"x": x})
@@ -99,7 +103,9 @@ def test_asked_for_by_name() -> None:
     proto = transformer()
     engine = open_engine(proto.SerializeToString(), "native", threads=1)
     np.testing.assert_allclose(engine.run({"x": x})["y"], native(proto).run({"x": x})["y"], rtol=0.02, atol=0.02)
-    with pytest.raises(BuildError, match=r"the engine 'native' does not take the model: .*; 'openvino' and 'onnxruntime' do"):
+    with pytest.raises(
+        BuildError, match=r"the engine 'native' does not take the model: .*; 'openvino' and 'onnxruntime' do"
+    ):
         open_engine(transformer(depth=0).SerializeToString(), "native")
 
 

@@ -22,7 +22,9 @@ VARIANTS = [
 
 def run(trunk: Trunk, values: dict[str, np.ndarray], portable: bool) -> np.ndarray:
     """The trunk's one output; integers go in and come out as int8."""
-    as_bytes = {k: v if v.dtype == np.float32 else (v.astype(np.int16) + 128).astype(np.uint8) for k, v in values.items()}
+    as_bytes = {
+        k: v if v.dtype == np.float32 else (v.astype(np.int16) + 128).astype(np.uint8) for k, v in values.items()
+    }
     blocks = Blocks(trunk, threads=2, portable=portable)
     out = blocks.run(as_bytes, chunk=2)[trunk.outputs[0]].copy()
     blocks.close()
@@ -32,7 +34,15 @@ def run(trunk: Trunk, values: dict[str, np.ndarray], portable: bool) -> np.ndarr
 @pytest.mark.parametrize("portable", VARIANTS)
 @pytest.mark.parametrize(
     ("tokens", "heads", "dim", "hidden"),
-    [(1, 1, 16, 16), (5, 2, 16, 64), (33, 1, 48, 80), (63, 2, 32, 64), (64, 3, 16, 112), (65, 2, 16, 64), (197, 1, 64, 128)],
+    [
+        (1, 1, 16, 16),
+        (5, 2, 16, 64),
+        (33, 1, 48, 80),
+        (63, 2, 32, 64),
+        (64, 3, 16, 112),
+        (65, 2, 16, 64),
+        (197, 1, 64, 128),
+    ],
 )
 def test_blocks_are_what_exact_arithmetic_gives(portable: bool, tokens: int, heads: int, dim: int, hidden: int) -> None:
     trunk = match(transformer(tokens, heads, dim, hidden).graph)
@@ -64,7 +74,8 @@ def test_each_step_is_exact_but_for_ties(portable: bool, block: int) -> None:
 
 @pytest.mark.parametrize("portable", VARIANTS)
 def test_sums_are_exact_at_the_ends_of_the_range(portable: bool) -> None:
-    """-128 and 127 against weights of +-127, 3072 of them: nothing saturates, nothing rounds but the one FP32 at the end."""
+    """-128 and 127 against weights of +-127, 3072 of them: nothing saturates, nothing rounds but the one FP32 at the
+    end."""
     rng = np.random.default_rng(3)
     x = rng.choice([-128, 127], (1, 31, 3072)).astype(np.int8)
     weight = rng.choice([-127, 127], (3072, 48)).astype(np.int8)

@@ -17,5 +17,7 @@ def test_another_number_of_dimensions_in_each_head_is_refused() -> None:
     plan = vitc.prune(model, 0.05, kinds=("qk",), target=CPU, example_inputs=images).plan
     (cut,) = plan.steps[0]
     edited = replace(plan, steps=((replace(cut, removed=(0,)),),))  # of the first head alone
-    with pytest.raises(PassError, match=r"blocks.0.attn:qk: the heads would keep \[3, 4\] dimensions; remove as many from each head"):
+    with pytest.raises(
+        PassError, match=r"blocks.0.attn:qk: the heads would keep \[3, 4\] dimensions; remove as many from each head"
+    ):
         vitc.replay_pruning(model, edited, example_inputs=images)

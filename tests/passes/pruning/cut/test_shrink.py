@@ -37,10 +37,22 @@ def _shuffle(x: torch.Tensor) -> torch.Tensor:
     ("between", "width", "message"),
     [
         (_shuffle, 8, r"node view \(aten.reshape.default\) would not be left with a rectangle of features"),
-        (lambda x: x.roll(1, -1), 8, r"node roll \(aten.roll.default\) goes by position along a dimension that would be pruned"),
-        (lambda x: x.flip(-1), 8, r"node flip \(aten.flip.default\) goes by position along a dimension that would be pruned"),
+        (
+            lambda x: x.roll(1, -1),
+            8,
+            r"node roll \(aten.roll.default\) goes by position along a dimension that would be pruned",
+        ),
+        (
+            lambda x: x.flip(-1),
+            8,
+            r"node flip \(aten.flip.default\) goes by position along a dimension that would be pruned",
+        ),
         (lambda x: x[..., torch.arange(7, -1, -1)], 8, r"node index \(aten.index.Tensor\) goes by position along .*"),
-        (lambda x: x[..., ::2], 4, r"node slice_\d \(aten.slice.Tensor\) takes each entry number 2 of a dimension that would be pruned"),
+        (
+            lambda x: x[..., ::2],
+            4,
+            r"node slice_\d \(aten.slice.Tensor\) takes each entry number 2 of a dimension that would be pruned",
+        ),
     ],
 )
 def test_refusals_name_what_to_keep(between: Callable[[torch.Tensor], torch.Tensor], width: int, message: str) -> None:
@@ -58,7 +70,9 @@ def test_packed_dimensions_of_heads_are_refused_with_their_layer() -> None:
     program = program_of(SmallViT(Shape(), depth=1))  # q, k and v are one view [3, H, D]: not unpacked
     groups = find_groups(program)
     removed, content = features_of(groups, {"blocks.0.attn:v": [0, 4]})
-    with pytest.raises(PassError, match=r"in blocks.0.attn\) would not be left with a rectangle .*keep=\['blocks.0.attn.qkv'\]"):
+    with pytest.raises(
+        PassError, match=r"in blocks.0.attn\) would not be left with a rectangle .*keep=\['blocks.0.attn.qkv'\]"
+    ):
         shrink(program, groups.flow, removed, content)
 
 
@@ -66,7 +80,10 @@ def test_packed_dimensions_of_heads_are_refused_with_their_layer() -> None:
     ("wrong", "message"),
     [
         (None, r"node view \(aten.reshape.default\) does not fit its pruned operands"),
-        (torch.arange(10)[:, None].expand(10, 8), r"node view \(aten.reshape.default\) has a dynamic dimension of which 9 of 10"),
+        (
+            torch.arange(10)[:, None].expand(10, 8),
+            r"node view \(aten.reshape.default\) has a dynamic dimension of which 9 of 10",
+        ),
     ],
 )
 def test_features_that_were_lost_on_the_way_are_our_fault(wrong: torch.Tensor | None, message: str) -> None:

@@ -84,7 +84,9 @@ def test_depthwise_convolutions_are_followed_and_grouped_ones_are_not() -> None:
     assert _summary(_groups(_Conv(8))) == {"a:mlp": (8, 1)}
     grouped = _groups(_Conv(2))
     assert _summary(grouped) == {}
-    assert {r.path for r in grouped.refused if r.reason.endswith("(aten.conv2d.default, in b) is a grouped convolution")} == {"a", "b"}
+    assert {
+        r.path for r in grouped.refused if r.reason.endswith("(aten.conv2d.default, in b) is a grouped convolution")
+    } == {"a", "b"}
 
 
 class _ComputedWeight(nn.Module):

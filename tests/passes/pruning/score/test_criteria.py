@@ -26,7 +26,9 @@ LABELS = torch.arange(12) % 5
 @pytest.fixture(scope="module")
 def program() -> Program:
     torch.manual_seed(0)
-    return with_samples(program_of(SmallViT(Shape(), depth=1)), [(IMAGES[:6], LABELS[:6]), (IMAGES[6:], LABELS[6:])], None)
+    return with_samples(
+        program_of(SmallViT(Shape(), depth=1)), [(IMAGES[:6], LABELS[:6]), (IMAGES[6:], LABELS[6:])], None
+    )
 
 
 def _named(program: Program, path: str) -> torch.fx.Node:
@@ -74,12 +76,16 @@ def test_l1(program: Program) -> None:
 
 
 def test_variance_is_that_behind_the_activation_function(program: Program) -> None:
-    torch.testing.assert_close(_scores(program, "variance").float(), _hidden(program).var(0, unbiased=False), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        _scores(program, "variance").float(), _hidden(program).var(0, unbiased=False), rtol=1e-4, atol=1e-6
+    )
 
 
 def test_criteria_of_gradients(program: Program) -> None:
     grads = _gradients(program)
-    layer = next(s.node for s in find_groups(program).flow.sources if str(s.node.args[1].target) == "blocks.0.mlp.fc1.weight")
+    layer = next(
+        s.node for s in find_groups(program).flow.sources if str(s.node.args[1].target) == "blocks.0.mlp.fc1.weight"
+    )
     rows = weight_rows(program.module, layer)
     assert rows.shape == grads[0].shape
     taylor = sum((g * rows).sum(1) ** 2 for g in grads) / 2
@@ -110,7 +116,9 @@ def test_snp_is_the_norm_of_the_term_of_the_scores(program: Program) -> None:
 
 
 def test_regression_is_least_squares() -> None:
-    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(2)) @ torch.randn(6, 6, generator=torch.Generator().manual_seed(3))
+    x = torch.randn(200, 6, generator=torch.Generator().manual_seed(2)) @ torch.randn(
+        6, 6, generator=torch.Generator().manual_seed(3)
+    )
     gone = torch.tensor([True, False, False, True, False, False])
     centred = x - x.mean(0)
     covariance = centred.T @ centred / len(x)

@@ -14,7 +14,9 @@ from vitc.passes.pruning.score.facts import Facts, Layer
 
 def test_activations_that_were_not_asked_for_are_refused() -> None:
     program = program_of(SmallViT(Shape(), depth=1))
-    with pytest.raises(PassError, match=r"reads activations and does not say so; give its class needs = \('activations',\)"):
+    with pytest.raises(
+        PassError, match=r"reads activations and does not say so; give its class needs = \('activations',\)"
+    ):
         Facts(program, find_groups(program), ()).variance  # noqa: B018
 
 

@@ -24,9 +24,11 @@ import numpy as np
 from machine import processor
 
 MODELS = (
-    "vit_tiny_patch16_224", "vit_small_patch32_224", "vit_small_patch16_224", "vit_base_patch32_224", "vit_base_patch16_224",
+    "vit_tiny_patch16_224", "vit_small_patch32_224", "vit_small_patch16_224", "vit_base_patch32_224",
+    "vit_base_patch16_224",
     "vit_small_patch16_384", "deit_tiny_distilled_patch16_224", "deit3_small_patch16_224", "deit3_medium_patch16_224",
-    "eva02_tiny_patch14_224", "eva02_small_patch14_224", "swin_tiny_patch4_window7_224", "swin_small_patch4_window7_224",
+    "eva02_tiny_patch14_224", "eva02_small_patch14_224", "swin_tiny_patch4_window7_224",
+    "swin_small_patch4_window7_224",
     "beit_base_patch16_224", "flexivit_small", "vit_relpos_small_patch16_224",
 )  # fmt: skip
 INT8_MODELS = (
@@ -89,8 +91,10 @@ def table(best: dict[str, float], predicted: dict[str, float], fp32: float, int8
         f"{name} {importlib.metadata.version(name)}" for name in ("openvino", "onnxruntime", "timm", "vitc")
     )
     lines = [
-        f"`python benchmarks/cost_model_cpu.py`, {datetime.date.today()}; {processor()}; {versions}; Python "
-        f"{platform.python_version()}.",
+        (
+            f"`python benchmarks/cost_model_cpu.py`, {datetime.date.today()}; {processor()}; {versions}; Python "
+            f"{platform.python_version()}."
+        ),
         "",
         f"Measured before the run: {fp32:.3f} TFLOPS FP32, {int8:.3f} TOPS INT8, {memory:.1f} GB/s.",
         "",

@@ -293,7 +293,8 @@ class Worker:
 def header(title: str, script: str, threads: int, rounds: int, images: int) -> str:
     return (
         f"# {title} on a CPU\n\n{stamp(script, *VERSIONS)} {threads} threads, {rounds} rounds.\n\n"
-        "CPU: median CPU time / threads, ms an image. Wall: shortest, ms an image. Ratio: by CPU time, over eager FP32. "
+        "CPU: median CPU time / threads, ms an image. Wall: shortest, ms an image. "
+        "Ratio: by CPU time, over eager FP32. "
         f"rel: L2 error of the logits relative to eager; top-1: agreement over {images // 2} photographs."
     )
 

@@ -137,11 +137,13 @@ def smaller(seeds: Sequence[int]) -> Iterator[str]:
     }
     yield from [
         "\n## A smaller model\n",
-        f"Task: figures, {len(task.train[0])} images to train on, {len(task.test[0])} to test. Teacher: ViT of width 192 and depth 6, "
-        f"trained on {DRAWINGS} other drawings, "
-        f"{sum(p.numel() for p in task.model.parameters()) / 1e6:.2f} M parameters. Student: width {WIDTH}, depth {DEPTH}, "
-        f"{sum(p.numel() for p in small.parameters()) / 1e6:.2f} M. Both students: {EPOCHS} passes over the data in batches of 32; "
-        f"the teacher {TEACHER_EPOCHS:.1f} over its own.\n",
+        (
+            f"Task: figures, {len(task.train[0])} images to train on, {len(task.test[0])} to test. Teacher: ViT of"
+            f" width 192 and depth 6, trained on {DRAWINGS} other drawings,"
+            f" {sum(p.numel() for p in task.model.parameters()) / 1e6:.2f} M parameters. Student: width {WIDTH}, depth"
+            f" {DEPTH}, {sum(p.numel() for p in small.parameters()) / 1e6:.2f} M. Both students: {EPOCHS} passes over"
+            f" the data in batches of 32; the teacher {TEACHER_EPOCHS:.1f} over its own.\n"
+        ),
         "| model | "
         + " | ".join(f"seed {s}" for s in seeds)
         + " | mean | spread (standard deviation) | below the teacher, points |",
@@ -152,7 +154,10 @@ def smaller(seeds: Sequence[int]) -> Iterator[str]:
         cells = " | ".join(f"{v:.2%}" for v in values)
         yield f"| {label} | {cells} | {mean(values):.2%} | {_spread(values):.2%} | {100 * (best - mean(values)):.2f} |"
     yield from [
-        f"\nTaught minus alone, by seed: {gains[WITHOUT]} points; minus alone with twice the passes: {gains[LONGER]}.\n",
+        (
+            f"\nTaught minus alone, by seed: {gains[WITHOUT]} points; minus alone with twice the passes:"
+            f" {gains[LONGER]}.\n"
+        ),
         "On the CPU engine, FP32, in turn, shortest of 200 calls:\n",
         "| batch | teacher, ms | student, ms | faster |\n|---|---|---|---|",
         *(
@@ -166,7 +171,10 @@ def smaller(seeds: Sequence[int]) -> Iterator[str]:
 def recovered(seeds: Sequence[int]) -> Iterator[str]:
     """A digits ViT without half of its parameters, by magnitude, trained on in three ways at vitc's default rates."""
     yield "\n## A pruned model\n"
-    yield "digits, half of the parameters gone by `l1`; points below the unpruned model, mean (standard deviation) of the seeds.\n"
+    yield (
+        "digits, half of the parameters gone by `l1`; points below the unpruned model, mean (standard deviation) of the"
+        " seeds.\n"
+    )
     lost: list[float] = []
     found: dict[tuple[str, int], list[float]] = {}
     for seed in seeds:

@@ -124,7 +124,8 @@ def table(lines: Sequence[Line], roofline: Roofline) -> str:
         s = line.shape
         rows.append(
             f"ViT-{s.model} {s.resolution:4} px  B {s.batch:2}  N {s.tokens:4}  {line.contestant:18} "
-            f"{line.seconds * 1e6:9.1f} us  x{ratio(line, lines):5.2f}  {s.operations / line.seconds / 1e12:7.1f} TOPS  "
+            f"{line.seconds * 1e6:9.1f} us  x{ratio(line, lines):5.2f}  "
+            f"{s.operations / line.seconds / 1e12:7.1f} TOPS  "
             f"{s.bytes_moved(line.element) / line.seconds / 1e9:7.1f} GB/s  "
             f"{roofline.fastest(s, line.element) / line.seconds:6.1%} of roofline  "
             f"cos {line.cosine:.5f}  L1 {line.relative_l1:.4f}  worst head {line.worst_head_l1:.4f}"

@@ -224,7 +224,8 @@ def main() -> None:
     packages = ("torch", "nncf", "openvino", "onnxruntime", "nvidia-modelopt")
     print("# INT8 accuracy beside the peers\n")
     print(
-        f"{stamp('int8_accuracy.py', *packages)} {torch.get_num_threads()} thread(s); {args.images} calibration images.",
+        f"{stamp('int8_accuracy.py', *packages)} {torch.get_num_threads()} thread(s); {args.images} calibration"
+        " images.",
         end=" ",
     )
     print("What the columns mean is in that file's head.")

@@ -71,7 +71,8 @@ def main() -> None:
     args = parser.parse_args()
     print("# First and last layer in INT8, and QAT\n")
     print(
-        f"{stamp('int8_edges.py', 'torch')} {args.images} calibration images; QAT: 3 passes over three of four of them, no labels."
+        f"{stamp('int8_edges.py', 'torch')} {args.images} calibration images; QAT: 3 passes over three of four of them,"
+        " no labels."
     )
     for name in args.only:
         task = tasks.load(name)

@@ -99,7 +99,10 @@ def measure(name: str, batches: list[int], rounds: int, threads: int, images: in
             cells += [f"{own:.1f}", f"{milliseconds(worker.label, batch, 'wall'):.1f}", share]
         same = (workers[0].logits.argmax(1) == worker.logits.argmax(1)).mean()
         lines.append("| " + " | ".join([*cells, f"{error[worker.label]:.4f}", f"{same:.2f}"]) + " |")
-    text = f"## {name}\n\n{work / 1e9:.1f} GOP an image; roofline {peak / 1e9:.0f} GOP/s: {1e3 * work / peak if peak else 0:.1f} ms.\n\n"
+    text = (
+        f"## {name}\n\n{work / 1e9:.1f} GOP an image; roofline {peak / 1e9:.0f} GOP/s:"
+        f" {1e3 * work / peak if peak else 0:.1f} ms.\n\n"
+    )
     text += "\n".join(lines) + "\n\n"
     peers = [w.label for w in workers[1:-1]]
     for batch in batches:

@@ -167,7 +167,8 @@ def main() -> None:
     )
     print(f"vit_tiny_patch16_224 at {SIZE} pixels, {arguments.depth} blocks, random weights.\n")
     print(
-        "| quantised by | predicted for TensorRT-RTX 1.7 | in its layer log, SM86 | agree | errors |\n|---|---|---|---|---|"
+        "| quantised by | predicted for TensorRT-RTX 1.7 | in its layer log, SM86 | agree | errors"
+        " |\n|---|---|---|---|---|"
     )
     images = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
     for name, quantise in CONTENDERS.items():

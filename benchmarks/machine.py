@@ -23,6 +23,6 @@ def stamp(script: str, *packages: str) -> str:
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("vitc", *packages))
     load = ", ".join(f"{x:.1f}" for x in os.getloadavg())
     return (
-        f"`python benchmarks/{script}`, {datetime.date.today()}; {processor()}; {versions}; Python {platform.python_version()}; "
-        f"load average at the end {load}."
+        f"`python benchmarks/{script}`, {datetime.date.today()}; {processor()}; {versions}; Python"
+        f" {platform.python_version()}; load average at the end {load}."
     )

@@ -72,7 +72,9 @@ def criteria(args: argparse.Namespace) -> Iterator[str]:
     yield f"{SAMPLES} training images for the criteria, change of the test score in points;"
     yield f"mean over seeds {args.seeds} (worst seed). vitc's default ranking: over all structures for"
     together = [c for c in args.criteria if other_ranking(c) == "isomorphic"]
-    yield f"{', '.join(together) or 'none of these'}, within each for the others; the last column has it the other way.\n"
+    yield (
+        f"{', '.join(together) or 'none of these'}, within each for the others; the last column has it the other way.\n"
+    )
     for name in args.tasks:
         epochs, rate = RECOVERY[name]
         rows: dict[str, list[tuple[float, ...]]] = {}
@@ -107,7 +109,10 @@ def criteria(args: argparse.Namespace) -> Iterator[str]:
 def kinds(args: argparse.Namespace) -> Iterator[str]:
     """The criteria that score every kind, with both rankings."""
     yield "## Other kinds (digits)\n"
-    yield f"−33 % of the parameters, no tuning; change of the test score in points, mean over seeds {args.seeds} (worst seed).\n"
+    yield (
+        f"−33 % of the parameters, no tuning; change of the test score in points, mean over seeds {args.seeds} (worst"
+        " seed).\n"
+    )
     yield "| criterion | beside MLP channels and heads | within each structure | over all |\n|---|---|---|---|"
     for criterion in ("taylor", "hessian"):
         for others in (("width",), ("qk", "v"), ("blocks",)):
@@ -127,7 +132,10 @@ def peer(args: argparse.Namespace) -> Iterator[str]:
     """Torch-Pruning's isomorphic MLP pruning, by magnitude and by Taylor, on timm's own model."""
     name = "figures" if "figures" in args.tasks else "digits"
     yield f"## Torch-Pruning side by side ({name}, seed 0)\n"
-    yield "The same trained model, MLP channels only where nothing else is said, parameters to within a channel, the same recovery;"
+    yield (
+        "The same trained model, MLP channels only where nothing else is said, parameters to within a channel, the same"
+        " recovery;"
+    )
     yield "latency of all on vitc's CPU engine, batch 1, best of the medians of 60 interleaved rounds.\n"
     task = tasks.load(name, 0)
     base = task.metric(task.model)
@@ -150,7 +158,10 @@ def peer(args: argparse.Namespace) -> Iterator[str]:
     yield "| | params | no tuning | recovered | ms | against unpruned |\n|---|---|---|---|---|---|"
     yield f"| unpruned | {_count(task.model):,} | 0 | 0 | {times['unpruned']:.3f} | 1.00× |"
     for label, count, raw, tuned in rows:
-        yield f"| {label} | {count:,} | {raw:+.2f} | {tuned:+.2f} | {times[label]:.3f} | {times['unpruned'] / times[label]:.2f}× |"
+        yield (
+            f"| {label} | {count:,} | {raw:+.2f} | {tuned:+.2f} | {times[label]:.3f} |"
+            f" {times['unpruned'] / times[label]:.2f}× |"
+        )
     yield ""
 
 
@@ -185,12 +196,10 @@ def analysis(_: argparse.Namespace) -> Iterator[str]:
 def huge(_: argparse.Namespace) -> Iterator[str]:
     yield "## ViT-H/14\n"
     code = (
-        "import time, timm, torch, resource, vitc\n"
-        "model = timm.create_model('vit_huge_patch14_224').eval()\n"
-        "began, cpu = time.perf_counter(), time.process_time()\n"
-        "made = vitc.prune(model, 0.35)\n"
-        "print(time.perf_counter() - began, time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,\n"
-        "      sum(p.numel() for p in model.parameters()), sum(p.numel() for p in made.module.parameters()))\n"
+        "import time, timm, torch, resource, vitc\nmodel = timm.create_model('vit_huge_patch14_224').eval()\nbegan, cpu"
+        " = time.perf_counter(), time.process_time()\nmade = vitc.prune(model, 0.35)\nprint(time.perf_counter() -"
+        " began, time.process_time() - cpu, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,\n     "
+        " sum(p.numel() for p in model.parameters()), sum(p.numel() for p in made.module.parameters()))\n"
     )
     preamble = "from vitc.frontend.torchvision_import import ensure_torchvision_imports\nensure_torchvision_imports()\n"
     done = subprocess.run(

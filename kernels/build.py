@@ -52,8 +52,8 @@ class Cubin:
     def row(self) -> str:
         """One line of the build's table."""
         return (
-            f"{self.arch:7} {self.variant.name:44} {self.registers:4} registers  {self.variant.shared_bytes:6} B shared  "
-            f"{self.stack_bytes:3} B stack  {self.spill_bytes:3} B spilled  {self.blocks_per_sm} blocks/SM"
+            f"{self.arch:7} {self.variant.name:44} {self.registers:4} registers  {self.variant.shared_bytes:6} B shared"
+            f"  {self.stack_bytes:3} B stack  {self.spill_bytes:3} B spilled  {self.blocks_per_sm} blocks/SM"
         )
 
 

@@ -173,8 +173,8 @@ class AttentionFields:
             )
         if self.num_heads > MAX_SCALE_HEADS:
             raise InputError(
-                f"vitc::VitAttention has {self.num_heads} heads, and at most {MAX_SCALE_HEADS} may have scales of their "
-                "own: write head_scales=[1.0], with one scale for all heads"
+                f"vitc::VitAttention has {self.num_heads} heads, and at most {MAX_SCALE_HEADS} may have scales of their"
+                " own: write head_scales=[1.0], with one scale for all heads"
             )
 
     @property

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,18 +28,14 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="timm:NAME, hf:NAME, torchvision:NAME, file.py:factory, or a .pt2 file")]
 TargetName = Annotated[str, typer.Option("--target", "-t", help="a name from 'vitc targets', or a .toml file")]
 Calibration = Annotated[
-    Optional[Path], typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")
-]  # noqa: UP045
-Pipeline = Annotated[Optional[str], typer.Option(help="passes instead of the default ones")]  # noqa: UP045
-DumpFolder = Annotated[Optional[Path], typer.Option("--dump", help="folder for the graph after each pass")]  # noqa: UP045
+    Path | None, typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")
+]
+Pipeline = Annotated[str | None, typer.Option(help="passes instead of the default ones")]
+DumpFolder = Annotated[Path | None, typer.Option("--dump", help="folder for the graph after each pass")]
 Random = Annotated[bool, typer.Option("--random-weights", help="do not load pretrained weights")]
-PassFile = Annotated[Optional[list[Path]], typer.Option("--passes", help="Python files that register passes")]  # noqa: UP045
-PruneBudget = Annotated[
-    Optional[str], typer.Option("--prune", help="0.35, flops=0.4, latency=0.3, or a saved plan.json")
-]  # noqa: UP045
-MaxDrop = Annotated[
-    Optional[float], typer.Option(help="the share of calibration images that INT8 may answer differently")
-]  # noqa: UP045
+PassFile = Annotated[list[Path] | None, typer.Option("--passes", help="Python files that register passes")]
+PruneBudget = Annotated[str | None, typer.Option("--prune", help="0.35, flops=0.4, latency=0.3, or a saved plan.json")]
+MaxDrop = Annotated[float | None, typer.Option(help="the share of calibration images that INT8 may answer differently")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
 
@@ -56,8 +52,8 @@ def compile(
     passes: PassFile = None,
     max_drop: MaxDrop = None,
     resume: Annotated[
-        Optional[Path], typer.Option(help="folder for what calibration and the search have found, to go on from")
-    ] = None,  # noqa: UP045
+        Path | None, typer.Option(help="folder for what calibration and the search have found, to go on from")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model and save its bundle."""
@@ -130,7 +126,7 @@ def sensitivity(
     target: TargetName = "cpu",
     by: Annotated[str, typer.Option(help="block or layer")] = "block",
     images: Annotated[int, typer.Option(help="calibration images to measure on")] = 64,
-    plot: Annotated[Optional[Path], typer.Option(help="an .svg file for the plot")] = None,  # noqa: UP045
+    plot: Annotated[Path | None, typer.Option(help="an .svg file for the plot")] = None,
     random_weights: Random = False,
     as_json: AsJson = False,
 ) -> None:
@@ -150,7 +146,7 @@ def sensitivity(
 def lint(
     model: Annotated[Path, typer.Argument(help="an ONNX file, of vitc or of another tool")],
     target: TargetName = "orin",
-    engine: Annotated[Optional[str], typer.Option(help="'tensorrt 10.3', 'tensorrt-rtx 1.7', 'openvino' …")] = None,  # noqa: UP045
+    engine: Annotated[str | None, typer.Option(help="'tensorrt 10.3', 'tensorrt-rtx 1.7', 'openvino' …")] = None,
     prove: Annotated[bool, typer.Option(help="also build it with TensorRT-RTX, without a GPU, and compare")] = False,
     notes: Annotated[bool, typer.Option(help="also what need not be mended")] = False,
     as_json: AsJson = False,

@@ -48,7 +48,10 @@ def _target(name: str) -> str:
     if target.rtx_buildable:
         how = f"TensorRT-RTX {rtx} builds its engine here" if rtx else "engine: pip install 'vitc[rtx]' builds it here"
     elif rtx:
-        how = f"its engine is built on the device; TensorRT-RTX {rtx} proves the network here for {target.proof_capability}"
+        how = (
+            f"its engine is built on the device; TensorRT-RTX {rtx} proves the network here for"
+            f" {target.proof_capability}"
+        )
     else:
         how = "its engine is built on the device; pip install 'vitc[rtx]' to prove the network here"
     return f"compiles here to a bundle; {how}"

@@ -13,7 +13,8 @@ from vitc.lowering.tensorrt.layers import Layer, LayerTable
 _FLOAT_GEMMS = (Kind.FP16_GEMM, Kind.FP32_GEMM)
 #: Where a layer of several of these holds a node, the first says what the node became.
 _DECISIVE = (
-    Kind.PLUGIN, Kind.FUSED_ATTENTION, Kind.INT8_CONVOLUTION, Kind.FP_CONVOLUTION, Kind.INT8_GEMM, Kind.DEQUANTISED_GEMM,
+    Kind.PLUGIN, Kind.FUSED_ATTENTION, Kind.INT8_CONVOLUTION, Kind.FP_CONVOLUTION, Kind.INT8_GEMM,
+    Kind.DEQUANTISED_GEMM,
     *_FLOAT_GEMMS,
 )  # fmt: skip
 
@@ -27,7 +28,10 @@ class Difference:
     actual: Kind | None
 
     def __str__(self) -> str:
-        return f"{self.node}: predicted {self.predicted.value}, the engine has {self.actual.value if self.actual else 'no such layer'}"
+        return (
+            f"{self.node}: predicted {self.predicted.value}, the engine has"
+            f" {self.actual.value if self.actual else 'no such layer'}"
+        )
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,8 @@ class Agreement:
         if self.agrees:
             return f"prediction and layer log agree on all {self.checked} products, convolutions and attentions"
         lines = [
-            f"prediction and layer log differ on {len(self.differences)} of {self.checked} nodes, {len(self.copies)} copies:"
+            f"prediction and layer log differ on {len(self.differences)} of {self.checked} nodes, {len(self.copies)}"
+            " copies:"
         ]
         lines += [f"  {difference}" for difference in self.differences]
         lines += [f"  a copy in a block without one predicted: {layer.name}" for layer in self.copies]

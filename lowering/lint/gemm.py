@@ -9,7 +9,8 @@ from vitc.lowering.lint.operands import Operand, operand
 
 INTEGER_OPS = frozenset(
     {
-        "QLinearMatMul", "QLinearConv", "QLinearAdd", "QLinearMul", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeLinear",
+        "QLinearMatMul", "QLinearConv", "QLinearAdd", "QLinearMul", "QGemm", "MatMulInteger", "ConvInteger",
+        "DynamicQuantizeLinear",
         "DynamicQuantizeMatMul", "MatMulIntegerToFloat", "QAttention",
     }
 )  # fmt: skip

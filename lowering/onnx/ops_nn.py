@@ -157,7 +157,8 @@ def _avg_pool(e: Emitter, node: Node) -> str:
     pads = _each(literal(node, 3, "padding", 0), 2)
     return e.op(
         "AveragePool", [e.value(node.args[0])], kernel_shape=kernel, strides=_each(stride, 2), pads=pads + pads,
-        ceil_mode=int(literal(node, 4, "ceil_mode", False)), count_include_pad=int(literal(node, 5, "count_include_pad", True)),
+        ceil_mode=int(literal(node, 4, "ceil_mode", False)), count_include_pad=int(literal(node, 5,
+        "count_include_pad", True)),
     )  # fmt: skip
 
 

@@ -88,7 +88,8 @@ class PrunePlan:
             raise PassError(f"{str(path)!r} is not a pruning plan: its format is not {_FORMAT!r}")
         if data.get("version") != _VERSION:
             raise PassError(
-                f"{str(path)!r} is a pruning plan of version {data.get('version')}, this vitc reads {_VERSION}; prune again to have one"
+                f"{str(path)!r} is a pruning plan of version {data.get('version')}, this vitc reads {_VERSION}; prune"
+                " again to have one"
             )
         try:
             return cls(

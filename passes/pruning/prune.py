@@ -70,7 +70,8 @@ class Prune(Pass):
         model = CostModel(program, groups.flow)
         if model.untimed and self.of == "latency":
             raise PassError(
-                f"prune: of=latency cannot be met, {model.untimed}; vitc.prune and vitc.compile measure a cpu by themselves"
+                f"prune: of=latency cannot be met, {model.untimed}; vitc.prune and vitc.compile measure a cpu by"
+                " themselves"
             )
         criterion = self._criterion(program)
         scorers = _scorers(criterion, offered)
@@ -125,7 +126,8 @@ class Prune(Pass):
         found = [g for g in wanted if not self._is_kept(g)]
         if not found:
             raise PassError(
-                f"prune: keep={list(self.keep)} leaves alone all {len(wanted)} groups of the kinds {', '.join(self.kinds)}"
+                f"prune: keep={list(self.keep)} leaves alone all {len(wanted)} groups of the kinds"
+                f" {', '.join(self.kinds)}"
             )
         return found
 
@@ -141,8 +143,8 @@ class Prune(Pass):
             what = "labelled batches" if "gradients" in criterion.needs else "batches of inputs"
             free = ", ".join(data_free())
             raise PassError(
-                f"criterion {name!r} needs {' and '.join(criterion.needs)}: pass data={what} to vitc.prune or vitc.compile "
-                f"(compile's calibration= serves too); without data: {free}"
+                f"criterion {name!r} needs {' and '.join(criterion.needs)}: pass data={what} to vitc.prune or"
+                f" vitc.compile (compile's calibration= serves too); without data: {free}"
             )
         return criterion
 
@@ -202,8 +204,8 @@ class Prune(Pass):
         most = 1.0 - cost(everything) / self._figure(before) if waiting else 0.0
         refused = "".join(f"; {name}: {reason}" for name, reason in list(slower.items())[:5])
         return (
-            f"prune: {self.ratio:.0%} of {self.of} is out of reach; at most {most:.1%} can go with kinds={list(self.kinds)}, "
-            f"floor={self.floor:g} and keep={list(self.keep)}{refused}"
+            f"prune: {self.ratio:.0%} of {self.of} is out of reach; at most {most:.1%} can go with"
+            f" kinds={list(self.kinds)}, floor={self.floor:g} and keep={list(self.keep)}{refused}"
         )
 
 

@@ -47,8 +47,8 @@ def check_fits(plan: PrunePlan, program: Program) -> None:
     found = structure_fingerprint(program)
     if found != plan.fingerprint:
         raise PassError(
-            f"the pruning plan was made for another model: its graph has the fingerprint {plan.fingerprint[:12]}, this one "
-            f"{found[:12]}; a plan can be replayed on other weights of the same model, with the same input size"
+            f"the pruning plan was made for another model: its graph has the fingerprint {plan.fingerprint[:12]}, this"
+            f" one {found[:12]}; a plan can be replayed on other weights of the same model, with the same input size"
         )
 
 
@@ -62,5 +62,6 @@ def check_cuts(cuts: Sequence[Cut], groups: Groups) -> None:
         wrong = [unit for unit in cut.removed if not 0 <= unit < sizes[cut.group]]
         if wrong:
             raise PassError(
-                f"the pruning plan takes the units {wrong} from {cut.group}, whose units are 0 to {sizes[cut.group] - 1}"
+                f"the pruning plan takes the units {wrong} from {cut.group}, whose units are 0 to"
+                f" {sizes[cut.group] - 1}"
             )

@@ -130,7 +130,10 @@ def _unsupported(node: Node) -> str | None:
     if len(shape_of(q)) != 4:
         return f"q has rank {len(shape_of(q))}, not 4"
     if shape_of(q)[1] != shape_of(k)[1] or shape_of(q)[-1] != shape_of(v)[-1] or shape_of(q)[0] != shape_of(k)[0]:
-        return f"q {list(shape_of(q))}, k {list(shape_of(k))} and v {list(shape_of(v))} differ in batch, heads or head size"
+        return (
+            f"q {list(shape_of(q))}, k {list(shape_of(k))} and v {list(shape_of(v))} differ in batch, heads or head"
+            " size"
+        )
     if not all(isinstance(d, int) for t in (q, k) for d in shape_of(t)[1:]):
         return "a dynamic dimension other than the batch"
     if bias is not None and not _bias_fits(bias, q, k):

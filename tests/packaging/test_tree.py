@@ -28,8 +28,8 @@ def test_every_package_folder_has_an_init() -> None:
 
 def test_runtime_and_descriptions_import_without_torch() -> None:
     code = (
-        "import sys, vitc, vitc.runtime, vitc.bundle, vitc.targets, vitc.lowering.tensorrt, vitc.lowering.cpu, vitc.kernels\n"
-        "assert 'torch' not in sys.modules, 'torch was imported'"
+        "import sys, vitc, vitc.runtime, vitc.bundle, vitc.targets, vitc.lowering.tensorrt, vitc.lowering.cpu,"
+        " vitc.kernels\nassert 'torch' not in sys.modules, 'torch was imported'"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -58,7 +58,8 @@ def test_the_graph_after_each_pass(name: str, tmp_path: Path, request: pytest.Fi
     attention, target, pipeline = CASES[name]
     images = torch.randn(4, 3, 8, 8)
     vitc.plan(
-        SmallViT(attention).eval(), target, example_inputs=images, calibration=images if pipeline else None, pipeline=pipeline,
+        SmallViT(attention).eval(), target, example_inputs=images, calibration=images if pipeline else None,
+        pipeline=pipeline,
         dump=tmp_path,
     )  # fmt: skip
     made = {path.name: _without_scales(path.read_text(encoding="utf-8")) for path in sorted(tmp_path.iterdir())}

@@ -36,7 +36,8 @@ class Blocks(Graph):
         self.functions = [attention_function(signature, "", 20)]
         return self.op(
             "VitAttention", [integers], "vitc", layout="packed", num_heads=heads, head_dim=dim, scale=dim**-0.5,
-            has_bias=0, tile_q=64, tile_k=64, pv="int8", q_scale=step, k_scale=step, v_scale=step, out_scale=out, head_scales=factors,
+            has_bias=0, tile_q=64, tile_k=64, pv="int8", q_scale=step, k_scale=step, v_scale=step, out_scale=out,
+            head_scales=factors,
             plugin_namespace="vitc", plugin_version="1",
         )  # fmt: skip
 

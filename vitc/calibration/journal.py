@@ -99,6 +99,6 @@ def _restored(home: Path, watched: Sequence[tuple[Node, Observer]]) -> tuple[int
 
 def _other_images(home: Path, shown: int) -> CalibrationError:
     return CalibrationError(
-        f"the first {shown} calibration batches are not those that {home} was made with; give the same images in the same "
-        "order, name another resume folder, or delete this one"
+        f"the first {shown} calibration batches are not those that {home} was made with; give the same images in the"
+        " same order, name another resume folder, or delete this one"
     )

@@ -46,8 +46,8 @@ class CalibrationStream:
         for i, (inputs, labels) in enumerate(self._checked()):
             if self.fixed is not None and inputs[0].shape[0] != self.fixed:
                 raise CalibrationError(
-                    f"labelled batch {i} has {inputs[0].shape[0]} images and the model takes {self.fixed}, its example's "
-                    f"number (batch=None); give batches of {self.fixed}, or batch=vitc.BatchRange()"
+                    f"labelled batch {i} has {inputs[0].shape[0]} images and the model takes {self.fixed}, its"
+                    f" example's number (batch=None); give batches of {self.fixed}, or batch=vitc.BatchRange()"
                 )
             yield inputs, labels
 
@@ -95,7 +95,8 @@ class CalibrationStream:
             tensor = torch.as_tensor(item)
             if tuple(tensor.shape) == shape:
                 raise CalibrationError(
-                    f"calibration batch {index} is one image of shape {list(shape)}; add the batch dimension with image[None]"
+                    f"calibration batch {index} is one image of shape {list(shape)}; add the batch dimension with"
+                    " image[None]"
                 )
             if tuple(tensor.shape[1:]) != shape or tensor.shape[0] == 0:
                 raise CalibrationError(
@@ -104,7 +105,8 @@ class CalibrationStream:
                 )
             if not tensor.is_floating_point():
                 raise CalibrationError(
-                    f"calibration batch {index} has dtype {tensor.dtype}; normalise the images as for inference, to float32"
+                    f"calibration batch {index} has dtype {tensor.dtype}; normalise the images as for inference, to"
+                    " float32"
                 )
             tensors.append(tensor.to(torch.float32))
         return tuple(tensors)
@@ -162,8 +164,8 @@ def _named_errors(items: Iterable[Any]) -> Iterator[Any]:
             raise
         except Exception as error:
             raise CalibrationError(
-                f"the calibration stream raised {type(error).__name__} at batch {count}: {error}; the {count} batches before "
-                "it were read without error"
+                f"the calibration stream raised {type(error).__name__} at batch {count}: {error}; the {count} batches"
+                " before it were read without error"
             ) from error
         yield item
         count += 1

@@ -112,7 +112,8 @@ def main() -> None:
 
     Console(width=150).print(table)
     print(
-        "Times are of this machine, batch 1; the orin model runs here on the CPU engine, its own engine is built on the device."
+        "Times are of this machine, batch 1; the orin model runs here on the CPU engine, its own engine is built on the"
+        " device."
     )
     print(f"bundles  {OUT}/vit_b_16-cpu  {OUT}/vit_b_16-orin")
     print(f"dumps    {OUT}/dumps-cpu  {OUT}/dumps-orin")

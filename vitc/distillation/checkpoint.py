@@ -20,8 +20,8 @@ def check_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> 
     for key in sorted({*saved, *now}):
         if saved.get(key) != now.get(key):
             raise DistillError(
-                f"the checkpoint {path} was made with {key} = {saved.get(key)!r}, this call has {now.get(key)!r}; use the same, "
-                "or another path"
+                f"the checkpoint {path} was made with {key} = {saved.get(key)!r}, this call has {now.get(key)!r}; use"
+                " the same, or another path"
             )
 
 

@@ -31,8 +31,8 @@ def logits_loss(stage: Logits, student: Any, teacher: Any, labels: torch.Tensor 
         return soft
     if labels is None:
         raise DistillError(
-            f"stage logits weighs hard labels with {1 - stage.soft:g} and the data has none: give batches (inputs, labels), or "
-            "Logits(soft=1.0)"
+            f"stage logits weighs hard labels with {1 - stage.soft:g} and the data has none: give batches (inputs,"
+            " labels), or Logits(soft=1.0)"
         )
     return stage.soft * soft + (1 - stage.soft) * functional.cross_entropy(pairs[0][0].float(), labels)
 
@@ -49,7 +49,7 @@ def _pairs(student: Any, teacher: Any) -> list[tuple[torch.Tensor, torch.Tensor]
     shapes = [[list(t.shape) for t in tensors] for tensors in (ours, theirs)]
     if not ours or shapes[0] != shapes[1]:
         raise DistillError(
-            f"the student returns tensors of shapes {shapes[0]}, the teacher {shapes[1]}; stage logits needs equal outputs: wrap "
-            "the models, or leave that stage out (stages=(Features(),))"
+            f"the student returns tensors of shapes {shapes[0]}, the teacher {shapes[1]}; stage logits needs equal"
+            " outputs: wrap the models, or leave that stage out (stages=(Features(),))"
         )
     return list(zip(ours, theirs, strict=True))

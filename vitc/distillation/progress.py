@@ -11,7 +11,8 @@ class Bar:
 
     def __init__(self, wanted: bool) -> None:
         self._progress = Progress(
-            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}{task.fields[score]}"),
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+            TextColumn("{task.fields[loss]}{task.fields[score]}"),
             TimeRemainingColumn(), console=Console(stderr=True), disable=not wanted,
         )  # fmt: skip
         self._task = TaskID(0)

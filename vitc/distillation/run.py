@@ -156,8 +156,9 @@ class Run:
             else ""
         )
         return (
-            f"the loss is {value} at step {step + 1} of stage {stage.name!r}; the student keeps the weights of step {step}{saved}. "
-            f"Look for NaN in the data and in the teacher's outputs, or lower the stage's rate (now {stage.rate:g})"
+            f"the loss is {value} at step {step + 1} of stage {stage.name!r}; the student keeps the weights of step"
+            f" {step}{saved}. Look for NaN in the data and in the teacher's outputs, or lower the stage's rate (now"
+            f" {stage.rate:g})"
         )
 
     def _worse(self, stage: str) -> bool:

@@ -69,8 +69,9 @@ def released(*models: torch.nn.Module) -> Iterator[None]:
 def _map(own: str, other: str, ours: torch.Tensor, theirs: torch.Tensor) -> torch.nn.Module:
     if ours.shape[:-1] != theirs.shape[:-1]:
         raise DistillError(
-            f"the student's layer {own!r} computes {list(ours.shape)}, the teacher's {other!r} {list(theirs.shape)}; all but the "
-            "last dimension must agree: choose other layers, as Features(layers=((student's, teacher's),))"
+            f"the student's layer {own!r} computes {list(ours.shape)}, the teacher's {other!r} {list(theirs.shape)};"
+            " all but the last dimension must agree: choose other layers, as Features(layers=((student's,"
+            " teacher's),))"
         )
     if ours.shape[-1] == theirs.shape[-1]:
         return torch.nn.Identity()

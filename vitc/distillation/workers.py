@@ -72,8 +72,9 @@ class Accelerated:
         self.rank, self.count = self._accelerator.process_index, self._accelerator.num_processes
         if self.count != _launched():
             raise DistillError(
-                f"{_launched()} processes were launched and Accelerate joins {self.count} of them on {self.device}: each would "
-                "train by itself and overwrite the others' checkpoint; launch one process, or set ACCELERATE_USE_CPU=true"
+                f"{_launched()} processes were launched and Accelerate joins {self.count} of them on {self.device}:"
+                " each would train by itself and overwrite the others' checkpoint; launch one process, or set"
+                " ACCELERATE_USE_CPU=true"
             )
 
     def prepare(self, model: torch.nn.Module, loader: Any) -> tuple[torch.nn.Module, Any]:

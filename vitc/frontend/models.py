@@ -28,7 +28,8 @@ def load_model(name: str, pretrained: bool = True) -> torch.nn.Module | torch.ex
         return _ready(_from_file(Path(kind), rest), name)
     if kind not in _ZOOS or not rest:
         raise InputError(
-            f"cannot read the model name {name!r}; the forms are timm:NAME, hf:NAME, torchvision:NAME, file.py:factory, file.pt2"
+            f"cannot read the model name {name!r}; the forms are timm:NAME, hf:NAME, torchvision:NAME, file.py:factory,"
+            " file.pt2"
         )
     ensure_torchvision_imports()  # timm and transformers import it too
     return _ready(_ZOOS[kind](rest, pretrained), name)

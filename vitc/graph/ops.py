@@ -264,7 +264,8 @@ def attention_fields(
     """The operator's arguments as the kernel's fields. Raises InputError."""
     (q_scale, k_scale, v_scale), by_head = split_scales(in_scales)
     return AttentionFields(
-        layout, num_heads, head_dim, scale, int(bias is not None), tile_q, tile_k, pv, q_scale, k_scale, v_scale, out_scale,
+        layout, num_heads, head_dim, scale, int(bias is not None), tile_q, tile_k, pv, q_scale, k_scale, v_scale,
+        out_scale,
         by_head,
     )  # fmt: skip
 

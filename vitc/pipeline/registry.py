@@ -64,7 +64,8 @@ def _load() -> None:
         if isinstance(loaded, type) and issubclass(loaded, Pass):
             if loaded.name != point.name:
                 raise PipelineError(
-                    f"entry point {point.name!r} ({point.value}) holds the pass {loaded.name!r}; both names must be equal"
+                    f"entry point {point.name!r} ({point.value}) holds the pass {loaded.name!r}; both names must be"
+                    " equal"
                 )
             register_pass(loaded)
         else:

@@ -50,5 +50,6 @@ def _within_heads(group: Group, units: torch.Tensor, removed: torch.Tensor, cont
         removed[group.units[places[len(stay) :]].flatten()] = True
     if len(set(counts.values())) > 1:
         raise PassError(
-            f"{group.name}: the heads would keep {sorted(set(counts.values()))} dimensions; remove as many from each head"
+            f"{group.name}: the heads would keep {sorted(set(counts.values()))} dimensions; remove as many from each"
+            " head"
         )

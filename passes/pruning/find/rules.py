@@ -50,7 +50,8 @@ _PADS = frozenset({aten.constant_pad_nd.default, aten.pad.default})
 #: Each channel of [B, C, …] by itself, whatever happens to the other dimensions.
 _CHANNELWISE = frozenset(
     {
-        aten.avg_pool2d.default, aten.max_pool2d.default, aten.adaptive_avg_pool2d.default, aten._adaptive_avg_pool2d.default,
+        aten.avg_pool2d.default, aten.max_pool2d.default, aten.adaptive_avg_pool2d.default,
+        aten._adaptive_avg_pool2d.default,
         aten.adaptive_avg_pool1d.default,
         aten.upsample_bilinear2d.vec, aten.upsample_bicubic2d.vec, aten.upsample_nearest2d.vec,
         aten.upsample_bilinear2d.default, aten.upsample_bicubic2d.default, aten.upsample_nearest2d.default,

@@ -65,7 +65,8 @@ def register_criterion(cls: C) -> C:
     other = _registry.get(cls.name)
     if other is not None and f"{other.__module__}.{other.__qualname__}" != home:
         raise PassError(
-            f"criterion {cls.name!r} is defined twice: in {other.__module__}.{other.__qualname__} and in {home}; rename one"
+            f"criterion {cls.name!r} is defined twice: in {other.__module__}.{other.__qualname__} and in {home};"
+            " rename one"
         )
     _registry[cls.name] = cls
     return cls

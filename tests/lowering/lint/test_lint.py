@@ -46,7 +46,8 @@ def met(report: LintReport, *, at_least: str = "warning") -> dict[str, int]:
         (
             f.ORT_ALL,
             {
-                "product-quantised": 5, "attention-scores-quantised": 1, "residual-quantised": 2, "float-operator-quantised": 4,
+                "product-quantised": 5, "attention-scores-quantised": 1, "residual-quantised": 2,
+                "float-operator-quantised": 4,
                 "bias-int32": 5,
             },
         ),
@@ -184,14 +185,22 @@ def test_text_and_json() -> None:
         "head                 error    1 INT8 GEMM",
         "",
         "error: gemm-half-sums, 13×: FP16 scales, and weights with one scale per output channel",
-        "  at      /blocks.0/attn/qkv/MatMul (module blocks.0.attn.qkv), /blocks.0/attn/proj/MatMul (module blocks.0.attn.proj), "
-        "/blocks.0/mlp/fc1/MatMul (module blocks.0.mlp.fc1) and 10 more",
+        (
+            "  at      /blocks.0/attn/qkv/MatMul (module blocks.0.attn.qkv), /blocks.0/attn/proj/MatMul (module"
+            " blocks.0.attn.proj), /blocks.0/mlp/fc1/MatMul (module blocks.0.mlp.fc1) and 10 more"
+        ),
         "  so      the GEMM hands on its bare INT32 sums as FP16: infinite beyond 65504",
-        "  do      give the scales in FP32 (Q/DQ and the product in FP32, as vitc emits), or one scale per weight tensor",
+        (
+            "  do      give the scales in FP32 (Q/DQ and the product in FP32, as vitc emits), or one scale per weight"
+            " tensor"
+        ),
         "  source  log: docs/decisions/0010-tensorrt-spelling.md",
         "",
         "error: residual-quantised, 6×: an operand of a residual Add is quantised",
-        "  at      /blocks.0/Add (module blocks.0), /blocks.0/Add_1 (module blocks.0), /blocks.1/Add (module blocks.1) and 3 more",
+        (
+            "  at      /blocks.0/Add (module blocks.0), /blocks.0/Add_1 (module blocks.0), /blocks.1/Add (module"
+            " blocks.1) and 3 more"
+        ),
         "  so      the error adds up over the depth: 0.03 % top-1 was measured on an Orin Nano; nothing is faster",
         "  do      leave the residual stream in floating point: Add, LayerNorm and the next Q are one kernel anyway",
         "  source  TensorRT 10.3 on Orin Nano (issue reports); log: same layers",

@@ -44,8 +44,10 @@ class Call(nn.Module):
 
 #: Each calls one operator, or a few. `m` holds weights; `x`, `y` are [batch, 4, 6], images [batch, 4, 8, 8].
 UNARY = (
-    "exp", "neg", "abs", "erf", "tanh", "sigmoid", "relu", "sin", "cos", "floor", "ceil", "round", "hardswish", "softplus",
-    "clone", "alias", "square", "silu", "hardsigmoid", "gelu", "elu", "leaky_relu", "hardtanh", "log", "sqrt", "rsqrt", "reciprocal",
+    "exp", "neg", "abs", "erf", "tanh", "sigmoid", "relu", "sin", "cos", "floor", "ceil", "round", "hardswish",
+    "softplus",
+    "clone", "alias", "square", "silu", "hardsigmoid", "gelu", "elu", "leaky_relu", "hardtanh", "log", "sqrt",
+    "rsqrt", "reciprocal",
 )  # fmt: skip
 POSITIVE = (aten.log.default, aten.sqrt.default, aten.rsqrt.default, aten.reciprocal.default)
 COMPARE = ("eq", "ne", "gt", "ge", "lt", "le")
@@ -169,7 +171,8 @@ ONE: dict[str, Callable[..., Any]] = {
 TWO: dict[str, Callable[..., Any]] = {
     **{name: _of_two(getattr(aten, name).Tensor) for name in ("add", "sub", "mul", "div", "rsub")},
     **{name: _of_two(getattr(aten, name).Tensor, torch.round) for name in COMPARE},
-    **{name: _of_two(getattr(aten, name).default, lambda t: t > 0) for name in ("logical_and", "logical_or", "logical_xor")},
+    **{name: _of_two(getattr(aten, name).default, lambda t: t > 0) for name in ("logical_and", "logical_or",
+    "logical_xor")},
     **{name: _of_two(getattr(aten, name).Tensor, lambda t: t > 0) for name in ("bitwise_and", "bitwise_or")},
     "add alpha": lambda m, x, y: aten.add.Tensor(x, y, alpha=2),
     "maximum": lambda m, x, y: aten.maximum.default(x, y),

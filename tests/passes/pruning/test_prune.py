@@ -36,7 +36,10 @@ def _through(program: Program, text: str) -> Program:
 
 
 def test_options_are_text() -> None:
-    text = "prune{ratio=0.35,of=latency,criterion=taylor,ranking=global,kinds=[mlp,qk],keep=[blocks.0,head],quantum=8,floor=0.2}"
+    text = (
+        "prune{ratio=0.35,of=latency,criterion=taylor,ranking=global,kinds=[mlp,qk],"
+        "keep=[blocks.0,head],quantum=8,floor=0.2}"
+    )
     assert print_pipeline(parse_pipeline(text)) == text
     assert print_pipeline((Prune(ratio=0.3, keep=("blocks.*.attn",)),)) == "prune{ratio=0.3,keep=[blocks.*.attn]}"
 

@@ -101,7 +101,8 @@ def test_compile_within_a_budget(model: torch.nn.Module) -> None:
     # The first and the last layer take part; they save little for their noise, so they go first.
     choices = {e.block: (e.choice, round(e.score_change or 0.0, 6)) for e in report.ledger.entries}
     assert choices == {
-        "patch": ("floating point", 0.0), "blocks.0": ("floating point", -0.1), "blocks.1": ("INT8", 0.0), "head": ("floating point", 0.0)
+        "patch": ("floating point", 0.0), "blocks.0": ("floating point", -0.1), "blocks.1": ("INT8", 0.0),
+        "head": ("floating point", 0.0)
     }  # fmt: skip
     assert all(e.agreement == 1.0 for e in report.ledger.entries)
     assert "100.00% same class, score -0.1000" in str(report)

@@ -6,7 +6,7 @@
    the softmax is peaked; `mean` shifts V by a vector of that size, as trained networks' values are.
 2. The kernel's variants (its NumPy reference) on Gaussian data and on the activations of a ViT that is trained here, in
    about a minute, on scikit-learn's digits; scales by tensor and by head. Cosine, relative L1 and the worst head's
-   against FP64 on the data before quantisation, and relative L1 against exact attention on the same integers: the
+   against FP64 on the data before quantization, and relative L1 against exact attention on the same integers: the
    kernel's share.
 """
 

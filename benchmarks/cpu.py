@@ -53,7 +53,7 @@ def _onnx(name: str, folder: str, size: int) -> str:
     path = str(Path(folder) / "peer.onnx")
     example = torch.rand(2, 3, size, size)
     shapes = ({0: torch.export.Dim("batch", min=1, max=64)},)
-    # One file: ONNX Runtime's quantisation tools copy the model and lose sight of weights beside it.
+    # One file: ONNX Runtime's quantization tools copy the model and lose sight of weights beside it.
     torch.onnx.export(
         _model(name), (example,), path, dynamo=True, dynamic_shapes=shapes, verbose=False, external_data=False
     )
@@ -115,7 +115,7 @@ def ort_dynamic(name: str, images: Array, threads: int, folder: str) -> Run:
 
 
 def ort_static(name: str, images: Array, threads: int, folder: str) -> Run:
-    """U8S8, MatMul and Gemm with constant weights only: quantising every operator is slower and wrong."""
+    """U8S8, MatMul and Gemm with constant weights only: quantizing every operator is slower and wrong."""
     import onnx
     from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process

@@ -112,7 +112,7 @@ def finish(g: Graph, out: str, inputs: list[int | str], outputs: list[int | str]
 
 
 def vit(ranges: Sequence[float] | None = None) -> tuple[onnx.ModelProto, list[str]]:
-    """ViT-B/16 at 224 and the names of the activations that INT8 quantises."""
+    """ViT-B/16 at 224 and the names of the activations that INT8 quantizes."""
     g = Graph(ranges)
     x = g.op("Conv", ["x", g.const(g.random(WIDTH, 3, 16, 16))], kernel_shape=[16, 16], strides=[16, 16])
     x = g.op("Transpose", [g.op("Reshape", [x, g.const([0, WIDTH, -1], "int64")])], perm=[0, 2, 1])

@@ -87,7 +87,7 @@ class Roofline:
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """One contestant at one shape; seconds, errors against FP64 on the unquantised data (NaN: not checked)."""
+    """One contestant at one shape; seconds, errors against FP64 on the unquantized data (NaN: not checked)."""
 
     shape: AttentionShape
     contestant: str
@@ -302,8 +302,8 @@ class Gpu:
         torch = self.torch
         parts = packed.reshape(shape.batch, shape.tokens, 3, -1)
         scales = [float(parts[:, :, i].abs().max()) / 127 for i in range(3)]
-        quantised = torch.stack([(parts[:, :, i] / scales[i]).round() for i in range(3)], 2)
-        whole = quantised.clamp(-128, 127).to(torch.int8).reshape(packed.shape).contiguous()
+        quantized = torch.stack([(parts[:, :, i] / scales[i]).round() for i in range(3)], 2)
+        whole = quantized.clamp(-128, 127).to(torch.int8).reshape(packed.shape).contiguous()
         for name, pv, is_int8, int8_out in (
             ("vitc int8", "int8", True, True),
             ("vitc int8 half-out", "int8", True, False),

@@ -3,7 +3,7 @@
     pip install -e '.[demo,bench]'
     python benchmarks/int8_accuracy.py > benchmarks/results/int8_accuracy.md
 
-Every contender quantises the same trained FP32 model (benchmarks/tasks.py) with the same images and answers the same
+Every contender quantizes the same trained FP32 model (benchmarks/tasks.py) with the same images and answers the same
 test images, which neither has seen. SQNR is 10·log10(‖y‖² / ‖y − ŷ‖²) of the outputs against FP32, agreement the share
 of test images (pixels, for segments) with the same class as FP32, score the task's own metric.
 
@@ -34,7 +34,7 @@ import vitc
 from vitc.pipeline.default import CANONICAL
 
 Predict = Callable[[Tensor], Tensor]
-Quantise = Callable[[nn.Module, Tensor], Predict]
+Quantize = Callable[[nn.Module, Tensor], Predict]
 MINMAX = "calibrator=minmax,correct_bias=false"
 
 
@@ -69,32 +69,32 @@ def fp32(model: nn.Module, _: Tensor) -> Predict:
     return model
 
 
-def by_vitc(target: str, pipeline: str | None = None) -> Quantise:
+def by_vitc(target: str, pipeline: str | None = None) -> Quantize:
     """The graph after all passes, run by torch: integers as on the device, attention by the kernel's own arithmetic."""
 
-    def quantise(model: nn.Module, images: Tensor) -> Predict:
+    def quantize(model: nn.Module, images: Tensor) -> Predict:
         text = None if pipeline is None else ",".join([*CANONICAL, "tile-attention", pipeline])
         plan = vitc.plan(model, target, example_inputs=images[:2], calibration=images, quantize="int8", pipeline=text)
         return plan.program.module
 
-    return quantise
+    return quantize
 
 
-def by_modelopt(config: str) -> Quantise:
-    def quantise(model: nn.Module, images: Tensor) -> Predict:
+def by_modelopt(config: str) -> Quantize:
+    def quantize(model: nn.Module, images: Tensor) -> Predict:
         import modelopt.torch.quantization as mtq
 
-        def feed(quantised: nn.Module) -> None:
+        def feed(quantized: nn.Module) -> None:
             for batch in images.split(16):
-                quantised(batch)
+                quantized(batch)
 
         return mtq.quantize(copy.deepcopy(model), getattr(mtq, config), feed)  # type: ignore[no-any-return]
 
-    return quantise
+    return quantize
 
 
-def by_nncf(smooth: bool) -> Quantise:
-    def quantise(model: nn.Module, images: Tensor) -> Predict:
+def by_nncf(smooth: bool) -> Quantize:
+    def quantize(model: nn.Module, images: Tensor) -> Predict:
         import nncf
         import openvino
         from nncf.quantization.advanced_parameters import (
@@ -106,18 +106,18 @@ def by_nncf(smooth: bool) -> Quantise:
         dataset = nncf.Dataset([image[None].numpy() for image in images])
         # −1 switches SmoothQuant off; on, its own default of α = 0.95 for linears.
         alphas = AdvancedSmoothQuantParameters() if smooth else AdvancedSmoothQuantParameters(matmul=-1)
-        quantised = nncf.quantize(
+        quantized = nncf.quantize(
             network, dataset, model_type=nncf.ModelType.TRANSFORMER, subset_size=len(images),
             advanced_parameters=AdvancedQuantizationParameters(smooth_quant_alphas=alphas),
         )  # fmt: skip
-        compiled = openvino.Core().compile_model(quantised, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        compiled = openvino.Core().compile_model(quantized, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
         return lambda x: torch.from_numpy(compiled([x.numpy()])[0].copy())
 
-    return quantise
+    return quantize
 
 
-def by_onnxruntime(linears_only: bool) -> Quantise:
-    def quantise(model: nn.Module, images: Tensor) -> Predict:
+def by_onnxruntime(linears_only: bool) -> Quantize:
+    def quantize(model: nn.Module, images: Tensor) -> Predict:
         import onnxruntime
         from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
@@ -131,7 +131,7 @@ def by_onnxruntime(linears_only: bool) -> Quantise:
                 return None if batch is None else {"x": batch.numpy()}
 
         with tempfile.TemporaryDirectory() as folder:
-            exported, prepared, quantised = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
+            exported, prepared, quantized = (Path(folder) / name for name in ("a.onnx", "b.onnx", "c.onnx"))
             batch = torch.export.Dim("batch", min=1, max=64)
             torch.onnx.export(
                 model,
@@ -144,17 +144,17 @@ def by_onnxruntime(linears_only: bool) -> Quantise:
             )
             quant_pre_process(exported, prepared)
             quantize_static(
-                prepared, quantised, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
+                prepared, quantized, Reader(), quant_format=QuantFormat.QDQ, per_channel=True,
                 activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                 op_types_to_quantize=["MatMul", "Gemm"] if linears_only else None,
             )  # fmt: skip
-            session = onnxruntime.InferenceSession(quantised.read_bytes())
+            session = onnxruntime.InferenceSession(quantized.read_bytes())
         return lambda x: torch.from_numpy(session.run(None, {"x": x.numpy()})[0])
 
-    return quantise
+    return quantize
 
 
-CONTENDERS: dict[str, Quantise] = {
+CONTENDERS: dict[str, Quantize] = {
     "FP32": fp32,
     "**vitc**, linears": by_vitc("cpu", "smooth-activations{attention=false},quantize-int8{attention=false}"),
     "**vitc**, linears and attention (orin's default)": by_vitc("orin"),
@@ -205,7 +205,7 @@ def row(name: str, model: nn.Module, task: tasks.Task, count: int) -> str:
 
 
 def table(title: str, names: tuple[str, ...], model: nn.Module, task: tasks.Task, count: int) -> None:
-    print(f"\n## {title}\n\n| | SQNR, dB | agreement | score | quantised in, s |\n|---|---|---|---|---|")
+    print(f"\n## {title}\n\n| | SQNR, dB | agreement | score | quantized in, s |\n|---|---|---|---|---|")
     for name in names:
         try:
             print(row(name, model, task, count), flush=True)

@@ -22,7 +22,7 @@ from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.error.measured_error import Part, probe
 from vitc.passes.quantization.observe.observe import observe
 from vitc.passes.quantization.observe.statistics import ChannelStatistics
-from vitc.passes.quantization.scales import fake_quantise
+from vitc.passes.quantization.scales import fake_quantize
 from vitc.pipeline import parse_pipeline, run_pipeline
 from vitc.pipeline.default import CANONICAL
 
@@ -38,7 +38,7 @@ class Rounded(FastInterpreter):
 
     def run_node(self, n: Node) -> Any:
         result = super().run_node(n)
-        return fake_quantise(result, self.limit) if n is self.tensor else result
+        return fake_quantize(result, self.limit) if n is self.tensor else result
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
-"""The lint on a ViT quantised by ModelOpt, NNCF and ONNX Runtime: what it predicts and what TensorRT-RTX makes of it.
+"""The lint on a ViT quantized by ModelOpt, NNCF and ONNX Runtime: what it predicts and what TensorRT-RTX makes of it.
 
     python benchmarks/lint_foreign.py [--depth 2] [--keep FOLDER]
 
-A small timm ViT with random weights (placement does not depend on them), exported by torch, quantised by the tools as
+A small timm ViT with random weights (placement does not depend on them), exported by torch, quantized by the tools as
 they come out of the box. Engines are built for SM86, on the CPU, and not run. Needs vitc[rtx,zoo,bench] and
 nvidia-modelopt.
 """
@@ -61,18 +61,18 @@ class Reader:
 
 
 def modelopt(config: str) -> Callable[[Path, torch.nn.Module, torch.Tensor], Path]:
-    def quantised(folder: Path, model: torch.nn.Module, images: torch.Tensor) -> Path:
+    def quantized(folder: Path, model: torch.nn.Module, images: torch.Tensor) -> Path:
         import modelopt.torch.quantization as mtq
 
         # A list: mtq calls this once, with the model to calibrate.
-        quantised = mtq.quantize(model, getattr(mtq, config), lambda m: [m(image[None]) for image in images])
-        return export(quantised, folder / f"modelopt_{config}.onnx")
+        quantized = mtq.quantize(model, getattr(mtq, config), lambda m: [m(image[None]) for image in images])
+        return export(quantized, folder / f"modelopt_{config}.onnx")
 
-    return quantised
+    return quantized
 
 
 def nncf(**options: str) -> Callable[[Path, torch.nn.Module, torch.Tensor], Path]:
-    def quantised(folder: Path, model: torch.nn.Module, images: torch.Tensor) -> Path:
+    def quantized(folder: Path, model: torch.nn.Module, images: torch.Tensor) -> Path:
         import nncf
 
         proto = onnx.load(str(export(model, folder / "nncf_float.onnx")))
@@ -81,11 +81,11 @@ def nncf(**options: str) -> Callable[[Path, torch.nn.Module, torch.Tensor], Path
         onnx.save(nncf.quantize(proto, data, subset_size=len(images), **given), str(folder / "nncf.onnx"))
         return folder / "nncf.onnx"
 
-    return quantised
+    return quantized
 
 
 def ort(**options: Any) -> Callable[[Path, torch.nn.Module, torch.Tensor], Path]:
-    def quantised(folder: Path, model: torch.nn.Module, images: torch.Tensor) -> Path:
+    def quantized(folder: Path, model: torch.nn.Module, images: torch.Tensor) -> Path:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
         from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -100,7 +100,7 @@ def ort(**options: Any) -> Callable[[Path, torch.nn.Module, torch.Tensor], Path]
         quantize_static(str(ready), str(folder / "ort.onnx"), Reader(images.numpy()), quant_format=form, **given)
         return folder / "ort.onnx"
 
-    return quantised
+    return quantized
 
 
 def as_it_is(folder: Path, model: torch.nn.Module, _: torch.Tensor) -> Path:
@@ -108,7 +108,7 @@ def as_it_is(folder: Path, model: torch.nn.Module, _: torch.Tensor) -> Path:
 
 
 CONTENDERS: dict[str, Callable[[Path, torch.nn.Module, torch.Tensor], Path]] = {
-    "not quantised": as_it_is,
+    "not quantized": as_it_is,
     "ModelOpt INT8_DEFAULT_CFG": modelopt("INT8_DEFAULT_CFG"),
     "ModelOpt INT8_SMOOTHQUANT_CFG": modelopt("INT8_SMOOTHQUANT_CFG"),
     "NNCF, defaults": nncf(),
@@ -138,7 +138,7 @@ def row(name: str, path: Path) -> str:
         if not report.refused
         else "**no**"
     )
-    kinds = {kind: count for kind, count in layers.summary().items() if kind not in ("other", "normalisation")}
+    kinds = {kind: count for kind, count in layers.summary().items() if kind not in ("other", "normalization")}
     return f"| {name} | {predicted} | {_counts(kinds)} | {agrees} | {_problems(report)} |"
 
 
@@ -167,15 +167,15 @@ def main() -> None:
     )
     print(f"vit_tiny_patch16_224 at {SIZE} pixels, {arguments.depth} blocks, random weights.\n")
     print(
-        "| quantised by | predicted for TensorRT-RTX 1.7 | in its layer log, SM86 | agree | errors"
+        "| quantized by | predicted for TensorRT-RTX 1.7 | in its layer log, SM86 | agree | errors"
         " |\n|---|---|---|---|---|"
     )
     images = torch.randn(4, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0))
-    for name, quantise in CONTENDERS.items():
+    for name, quantize in CONTENDERS.items():
         with tempfile.TemporaryDirectory() as temporary:
             folder = arguments.keep / name if arguments.keep else Path(temporary)
             folder.mkdir(parents=True, exist_ok=True)
-            print(row(name, quantise(folder, vit(arguments.depth), images)), flush=True)
+            print(row(name, quantize(folder, vit(arguments.depth), images)), flush=True)
 
 
 if __name__ == "__main__":

@@ -53,7 +53,7 @@ SPELLINGS = {
 COLUMNS = (
     Kind.PLUGIN,
     Kind.INT8_GEMM,
-    Kind.DEQUANTISED_GEMM,
+    Kind.DEQUANTIZED_GEMM,
     Kind.FP16_GEMM,
     Kind.INT8_CONVOLUTION,
     Kind.REFORMAT,

@@ -38,7 +38,7 @@ def main() -> None:
     mlp = torch.nn.Sequential(torch.nn.Linear(32, 128), torch.nn.GELU(), torch.nn.Linear(128, 10)).eval()
     x = torch.randn(2, 32)
     compiled = vitc.compile(
-        mlp, "cpu", example_inputs=x, pipeline="drop-noops,recognise-gelu,canonical,tanh-gelu,tile-attention"
+        mlp, "cpu", example_inputs=x, pipeline="drop-noops,recognize-gelu,canonical,tanh-gelu,tile-attention"
     )
     print(compiled.report())
     print(f"largest difference: {(compiled(x) - mlp(x)).abs().max():.1e}")

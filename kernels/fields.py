@@ -86,7 +86,7 @@ class AttentionSpec:
     layouts: Mapping[str, tuple[str, ...]]
     """The names of the inputs of each layout, the bias not among them."""
     fields: tuple[FieldSpec, ...]
-    """In the order of the plugin's field collection and of the serialised engine."""
+    """In the order of the plugin's field collection and of the serialized engine."""
 
     def field(self, name: str) -> FieldSpec:
         """The field called `name`. Raises `InputError` naming the known ones."""

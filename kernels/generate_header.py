@@ -66,7 +66,7 @@ struct AttentionFields {{
 {members}
 }};
 
-// Calls visitor(spec, member) for every field, in the order of the collection and of the serialised engine.
+// Calls visitor(spec, member) for every field, in the order of the collection and of the serialized engine.
 template <typename Fields, typename Visitor>
 void visit(Fields& fields, Visitor&& visitor) {{
 {visits}

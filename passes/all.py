@@ -11,8 +11,8 @@ from vitc.passes.canonical import (
     fuse_attention,
     merge_qkv,
     order_qkv,
-    recognise_gelu,
-    recognise_layer_norm,
+    recognize_gelu,
+    recognize_layer_norm,
     simplify_mask,
 )
 from vitc.passes.pruning import prune
@@ -21,6 +21,6 @@ from vitc.passes.tiling import tile_attention, window_attention
 
 __all__ = [
     "attention_4d", "batch_first", "canonical", "drop_noops", "fold_batch_norm", "fold_constants", "fold_layer_scale",
-    "fuse_attention", "merge_qkv", "order_qkv", "prune", "quantize_int8", "recognise_gelu", "recognise_layer_norm",
+    "fuse_attention", "merge_qkv", "order_qkv", "prune", "quantize_int8", "recognize_gelu", "recognize_layer_norm",
     "simplify_mask", "smooth_activations", "tile_attention", "to_fp16", "tune_int8", "window_attention",
 ]  # fmt: skip

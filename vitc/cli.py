@@ -135,8 +135,12 @@ def sensitivity(
     from vitc.frontend.models import load_model
 
     found = vitc.sensitivity(
-        load_model(model, not random_weights), target, calibration=calibration, by=by, images=images
-    )  # type: ignore[arg-type]
+        load_model(model, not random_weights),
+        target,
+        calibration=calibration,
+        by=by,  # type: ignore[arg-type]
+        images=images,
+    )
     if plot is not None:
         found.save_svg(plot)
     _print(found.to_dict(), str(found), as_json)

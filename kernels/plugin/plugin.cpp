@@ -484,11 +484,11 @@ nvinfer1::IPluginV3* VitAttentionPlugin::attachToContext(nvinfer1::IPluginResour
 
 PluginFieldCollection const* VitAttentionPlugin::getFieldsToSerialize() noexcept {
     guarded("getFieldsToSerialize", [&](std::string&) {
-        serialised_.clear();
-        visit(fields_, [&](FieldSpec const& spec, auto& member) { serialised_.push_back(field_of(spec, member)); });
+        serialized_.clear();
+        visit(fields_, [&](FieldSpec const& spec, auto& member) { serialized_.push_back(field_of(spec, member)); });
         return true;
     });
-    collection_ = PluginFieldCollection{static_cast<int32_t>(serialised_.size()), serialised_.data()};
+    collection_ = PluginFieldCollection{static_cast<int32_t>(serialized_.size()), serialized_.data()};
     return &collection_;
 }
 

@@ -63,7 +63,7 @@ private:
                       std::string& error) const;
 
     AttentionFields fields_;
-    std::vector<nvinfer1::PluginField> serialised_;
+    std::vector<nvinfer1::PluginField> serialized_;
     nvinfer1::PluginFieldCollection collection_{};
     // Set in onShapeChange, read in enqueue. Each execution context has a clone of its own, so nothing is shared.
     Kernel kernel_{};

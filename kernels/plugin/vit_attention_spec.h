@@ -57,7 +57,7 @@ struct AttentionFields {
     std::vector<float> head_scales;  // 1: no scales by head; or 3*H factors of q_scale (H), k_scale (H) and v_scale (H)
 };
 
-// Calls visitor(spec, member) for every field, in the order of the collection and of the serialised engine.
+// Calls visitor(spec, member) for every field, in the order of the collection and of the serialized engine.
 template <typename Fields, typename Visitor>
 void visit(Fields& fields, Visitor&& visitor) {
     visitor(kFields[0], fields.layout);

@@ -77,7 +77,7 @@ def prepare(proto: onnx.ModelProto, engine: str) -> onnx.ModelProto:
     # No CPU here computes in FP16: ONNX Runtime would cast around every operator.
     widen(proto)
     if engine == "openvino" and int8_saturates():
-        # Without VNNI its INT8 product saturates and is slower than FP32: keep the quantised numbers, in
+        # Without VNNI its INT8 product saturates and is slower than FP32: keep the quantized numbers, in
         # FP32.
         fold_weights(proto)
     # u8 x s8 is the processors' product; signed activations would be shifted at run time, each time.

@@ -1,4 +1,4 @@
-"""INT8 in the CPU engines' spelling. The numbers stay those of the symmetric quantisation in the file."""
+"""INT8 in the CPU engines' spelling. The numbers stay those of the symmetric quantization in the file."""
 
 from __future__ import annotations
 

@@ -35,8 +35,8 @@ def lint(
     """
     device = target if isinstance(target, Target) else load_target(target)
     source, proto = _load(model)
-    quantised = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
-    chosen = engine_named(engine) if engine is not None else engine_for(device, quantised)
+    quantized = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
+    chosen = engine_named(engine) if engine is not None else engine_for(device, quantized)
     known = rules()
     verdicts = []
     graph = LintGraph(proto)

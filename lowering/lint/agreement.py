@@ -14,7 +14,7 @@ _FLOAT_GEMMS = (Kind.FP16_GEMM, Kind.FP32_GEMM)
 #: Where a layer of several of these holds a node, the first says what the node became.
 _DECISIVE = (
     Kind.PLUGIN, Kind.FUSED_ATTENTION, Kind.INT8_CONVOLUTION, Kind.FP_CONVOLUTION, Kind.INT8_GEMM,
-    Kind.DEQUANTISED_GEMM,
+    Kind.DEQUANTIZED_GEMM,
     *_FLOAT_GEMMS,
 )  # fmt: skip
 
@@ -92,8 +92,8 @@ def compare(report: LintReport, table: LayerTable) -> Agreement:
 def _actual(node: str, predicted: Kind, table: LayerTable) -> Kind | None:
     found = {layer.kind for layer in table.layers if node in layer.nodes}
     kind = next((kind for kind in _DECISIVE if kind in found), None)
-    if predicted is Kind.DEQUANTISED_GEMM and kind in _FLOAT_GEMMS:
-        return predicted  # what it multiplies was dequantised in the kernel before
+    if predicted is Kind.DEQUANTIZED_GEMM and kind in _FLOAT_GEMMS:
+        return predicted  # what it multiplies was dequantized in the kernel before
     return kind
 
 

@@ -23,7 +23,7 @@ class Attention:
     scores: onnx.NodeProto
     softmax: onnx.NodeProto
     mix: onnx.NodeProto
-    scores_quantised: bool
+    scores_quantized: bool
     between: tuple[str, ...]
     """Names of the nodes from QKᵀ to softmax."""
 
@@ -38,12 +38,12 @@ def spelled_attentions(graph: LintGraph) -> Iterator[Attention]:
         mix = next((n for n in graph.readers_past(node.output[0], _AFTER_SOFTMAX) if is_product(n)), None)
         if scores is None or mix is None:
             continue
-        quantised = any(n.op_type == "QuantizeLinear" for n in path)
-        yield Attention(scores, node, mix, quantised, tuple(n.name for n in path))
+        quantized = any(n.op_type == "QuantizeLinear" for n in path)
+        yield Attention(scores, node, mix, quantized, tuple(n.name for n in path))
 
 
 def _scores(graph: LintGraph, name: str, path: list[onnx.NodeProto]) -> onnx.NodeProto | None:
-    """The product of two activations that softmax normalises, with the nodes on the way."""
+    """The product of two activations that softmax normalizes, with the nodes on the way."""
     node = graph.producer(name)
     while node is not None and node.op_type in _ON_THE_WAY:
         path.append(node)
@@ -63,8 +63,8 @@ def spelled_rule(graph: LintGraph, attention: Attention) -> str:
     mix = [operand(graph, name) is not None for name in attention.mix.input[:2]]
     if not all(scores) and not all(mix):
         return "attention-half" if graph.dtype(attention.mix.output[0]) == "float16" else "attention-float"
-    if attention.scores_quantised:
-        return "attention-scores-quantised"
+    if attention.scores_quantized:
+        return "attention-scores-quantized"
     leaves_as_int8 = [n.op_type for n in graph.readers_past(attention.mix.output[0])] == ["QuantizeLinear"]
     return "attention-int8" if all(scores + mix) and leaves_as_int8 else "attention-part-int8"
 
@@ -81,8 +81,8 @@ def vit_attention_rule(graph: LintGraph, node: onnx.NodeProto) -> str:
         if int8_in:
             return "attention-function-int8"
         return "attention-function-half" if graph.dtype(node.input[0]) == "float16" else "attention-function-float"
-    dequantised_before = not int8_in and operand(graph, node.input[0]) is not None
-    quantised_after = not int8_out and "QuantizeLinear" in {n.op_type for n in graph.readers_past(node.output[0])}
-    if dequantised_before and quantised_after:
+    dequantized_before = not int8_in and operand(graph, node.input[0]) is not None
+    quantized_after = not int8_out and "QuantizeLinear" in {n.op_type for n in graph.readers_past(node.output[0])}
+    if dequantized_before and quantized_after:
         return "attention-plugin-sandwich"
     return "attention-plugin" if given.get("layout") == b"packed" else "attention-plugin-layout"

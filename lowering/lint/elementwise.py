@@ -38,7 +38,7 @@ def findings(graph: LintGraph, attention_nodes: frozenset[str]) -> Iterator[Foun
         if node.op_type == "Add":
             yield from _add(graph, node)
         elif node.op_type in _FLOAT_OPS and operand(graph, node.input[0]) is not None:
-            yield "float-operator-quantised", node
+            yield "float-operator-quantized", node
         elif node.op_type == "Sqrt":
             yield from _norm(graph, node)
         elif node.op_type == "DequantizeLinear":
@@ -56,9 +56,9 @@ def _add(graph: LintGraph, node: onnx.NodeProto) -> Iterator[Found]:
             quantize = graph.producer(one.dequantize.input[0])
             made = graph.producer(quantize.input[0]) if quantize is not None else None
             if made is not None and is_product(made):
-                yield "product-quantised", node
+                yield "product-quantized", node
     elif any(operand(graph, name) is not None for name in node.input):
-        yield "residual-quantised", node
+        yield "residual-quantized", node
 
 
 def _norm(graph: LintGraph, root: onnx.NodeProto) -> Iterator[Found]:
@@ -85,7 +85,7 @@ def _dequantize(graph: LintGraph, node: onnx.NodeProto) -> Iterator[Found]:
     if asymmetric(graph, node) and not products:
         yield "asymmetric", node
     if node.output[0] in graph.constants and readers and not products:
-        yield "weight-quantised-in-vain", node
+        yield "weight-quantized-in-vain", node
 
 
 def _concat(graph: LintGraph, node: onnx.NodeProto) -> Iterator[Found]:

@@ -1,4 +1,4 @@
-"""How one operand of a product is quantised."""
+"""How one operand of a product is quantized."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Operand:
 
 
 def operand(graph: LintGraph, name: str) -> Operand | None:
-    """The operand `name`, looked at past movement; None where it is not dequantised."""
+    """The operand `name`, looked at past movement; None where it is not dequantized."""
     moves = []
     node = graph.producer(name)
     while node is not None and node.op_type in MOVEMENT:

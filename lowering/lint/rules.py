@@ -105,12 +105,12 @@ def engine_named(text: str) -> Engine:
     raise VitcError(unknown("engine", text, map(str, engines())))
 
 
-def engine_for(target: Target, quantised: bool = False) -> Engine:
+def engine_for(target: Target, quantized: bool = False) -> Engine:
     """The engine a target is linted for by default: the lowest TensorRT it may meet, or the CPU engine used here."""
     if target.kind == "cpu":
         from vitc.lowering.cpu.choose import native_refusal, preferred
 
-        return engine_named("native" if quantised and native_refusal() is None else preferred())
+        return engine_named("native" if quantized and native_refusal() is None else preferred())
     lowest = _numbers(target.tensorrt_min or "0")
     known = [engine for engine in engines() if engine.name == "tensorrt"]
     return next((engine for engine in known if _numbers(engine.version) >= lowest), known[-1])

@@ -51,7 +51,7 @@ def supported_ops() -> list[str]:
 
 
 class Emitter:
-    """Collects ONNX nodes and initialisers; `names` maps each FX node to its ONNX value(s)."""
+    """Collects ONNX nodes and initializers; `names` maps each FX node to its ONNX value(s)."""
 
     def __init__(self, module: GraphModule) -> None:
         self.module = module

@@ -91,7 +91,7 @@ def _layer_norm(e: Emitter, node: Node) -> str:
         e.value(weight)
         if weight is not None
         else e.initializer(
-            f"ones_{list(normalized)}_{dtype}",
+            f"ones_{list(normalized)}_{dtype}",  # type: ignore[arg-type]
             torch.ones(list(normalized), dtype=dtype),  # type: ignore[arg-type]
         )
     )
@@ -116,7 +116,7 @@ def _rms_norm(e: Emitter, node: Node) -> str:
 
 @emits(aten.group_norm.default)
 def _group_norm(e: Emitter, node: Node) -> str:
-    """As one instance normalisation over merged groups, then the affine."""
+    """As one instance normalization over merged groups, then the affine."""
     x, groups = node.args[:2]
     shape, dtype = shape_of(x), val(node).dtype  # type: ignore[arg-type]
     ones, zeros = torch.ones(int(groups), dtype=dtype), torch.zeros(int(groups), dtype=dtype)  # type: ignore[arg-type]
@@ -191,7 +191,7 @@ def _resize(e: Emitter, node: Node) -> str:
     batch = e.op("Shape", [e.value(node.args[0])], start=0, end=2)
     sizes = e.op("Concat", [batch, e.ints([int(height), int(width)])], axis=0)
     coordinates = "asymmetric" if nearest else "align_corners" if align else "half_pixel"
-    # PyTorch's antialiasing renormalises the weights at the border (as Pillow): exclude_outside.
+    # PyTorch's antialiasing renormalizes the weights at the border (as Pillow): exclude_outside.
     extra: dict[str, Any] = (
         {"nearest_mode": "floor"} if nearest else {"antialias": antialias, "exclude_outside": antialias}
     )

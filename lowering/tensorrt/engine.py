@@ -1,4 +1,4 @@
-"""From an ONNX file to a serialised engine and the table of its layers."""
+"""From an ONNX file to a serialized engine and the table of its layers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def build_engine(
 
 
 def inspect_engine(plan: bytes, distribution: str) -> LayerTable:
-    """The layers of a serialised engine, from TensorRT itself. Needs the GPU it was built for."""
+    """The layers of a serialized engine, from TensorRT itself. Needs the GPU it was built for."""
     trt = api.load(distribution)
     python_plugin.register(trt)
     log = build_log(trt)

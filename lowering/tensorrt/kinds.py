@@ -18,13 +18,13 @@ class Kind(str, Enum):
     PLUGIN = "plugin"
     FUSED_ATTENTION = "fused attention"
     INT8_GEMM = "INT8 GEMM"
-    DEQUANTISED_GEMM = "dequantise + FP GEMM"
+    DEQUANTIZED_GEMM = "dequantize + FP GEMM"
     FP16_GEMM = "FP16 GEMM"
     FP32_GEMM = "FP32 GEMM"
     INT8_CONVOLUTION = "INT8 convolution"
     FP_CONVOLUTION = "FP convolution"
     REFORMAT = "reformat"
-    NORMALISATION = "normalisation"
+    NORMALISATION = "normalization"
     OTHER = "other"
 
 
@@ -89,14 +89,14 @@ RULES = (
     Rule(Kind.FUSED_ATTENTION, kernel=r"_mha|fmha|mhca|fused_attention|flash"),
     Rule(Kind.INT8_CONVOLUTION, type=CONVOLUTION_TYPES, reads="int8"),
     Rule(Kind.FP_CONVOLUTION, type=CONVOLUTION_TYPES),
-    # Where an operand is dequantised inside of the kernel, the product runs in floating point: in the
+    # Where an operand is dequantized inside of the kernel, the product runs in floating point: in the
     # generated fusion (…CastMulFc), in a matrix times a vector (…MulSum), and where INT8 weights meet
     # floating-point activations.
-    Rule(Kind.DEQUANTISED_GEMM, type="runtime_fusion", weights="int8"),
-    Rule(Kind.DEQUANTISED_GEMM, type="runtime_fusion", kernel=PRODUCT, touches="int8"),
-    Rule(Kind.DEQUANTISED_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="int8"),
-    Rule(Kind.DEQUANTISED_GEMM, type=GEMM_TYPES, weights="int8", reads="float16"),
-    Rule(Kind.DEQUANTISED_GEMM, type=GEMM_TYPES, weights="int8", reads="float32"),
+    Rule(Kind.DEQUANTIZED_GEMM, type="runtime_fusion", weights="int8"),
+    Rule(Kind.DEQUANTIZED_GEMM, type="runtime_fusion", kernel=PRODUCT, touches="int8"),
+    Rule(Kind.DEQUANTIZED_GEMM, type="kgen", kernel=VECTOR_PRODUCT, weights="int8"),
+    Rule(Kind.DEQUANTIZED_GEMM, type=GEMM_TYPES, weights="int8", reads="float16"),
+    Rule(Kind.DEQUANTIZED_GEMM, type=GEMM_TYPES, weights="int8", reads="float32"),
     Rule(Kind.INT8_GEMM, type=GEMM_TYPES, reads="int8"),
     Rule(Kind.INT8_GEMM, kernel=r"gemm_(s8|i8|int8)|imma"),
     Rule(Kind.FP16_GEMM, type=GEMM_TYPES, reads="float16"),

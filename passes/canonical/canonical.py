@@ -16,8 +16,8 @@ class Canonical(Pass):
     name = "canonical"
     gives = "canonical"
     after = (
-        "drop-noops", "fold-constants", "fold-batch-norm", "fold-layer-scale", "recognise-gelu",
-        "recognise-layer-norm", "batch-first",
+        "drop-noops", "fold-constants", "fold-batch-norm", "fold-layer-scale", "recognize-gelu",
+        "recognize-layer-norm", "batch-first",
         "fuse-attention", "attention-4d", "simplify-mask", "merge-qkv",
         "order-qkv",
     )  # fmt: skip

@@ -51,10 +51,10 @@ def entropy(histogram: MagnitudeHistogram) -> float:
         widths, occupied = np.diff(edges), kept > 0
         filled = np.add.reduceat(occupied, edges[:-1], dtype=np.float64)
         level = np.add.reduceat(kept, edges[:-1]) / np.maximum(filled, 1)
-        quantised = np.repeat(level, widths) * occupied
-        if quantised.sum() == 0:
+        quantized = np.repeat(level, widths) * occupied
+        if quantized.sum() == 0:
             continue
-        p, q = reference / reference.sum(), quantised / quantised.sum()
+        p, q = reference / reference.sum(), quantized / quantized.sum()
         mask = p > 0
         divergence = float((p[mask] * np.log(p[mask] / np.maximum(q[mask], 1e-12))).sum())
         if divergence < best_divergence:

@@ -12,15 +12,15 @@ from vitc.graph import constant
 from vitc.graph.nodes import operand
 
 
-def corrected_bias(weight: Tensor, dequantised: Tensor, bias: Tensor | None, mean: Tensor) -> Tensor:
+def corrected_bias(weight: Tensor, dequantized: Tensor, bias: Tensor | None, mean: Tensor) -> Tensor:
     """bias − (Ŵ − W) · E[x], [O] (Nagel et al., Data-Free Quantization, arXiv 1906.04721, section 4.2)."""
-    error = ((dequantised - weight.float()) @ mean).to(weight.dtype)
+    error = ((dequantized - weight.float()) @ mean).to(weight.dtype)
     return (torch.zeros_like(error) if bias is None else bias) - error
 
 
 @dataclass(frozen=True)
-class QuantisedGemm:
-    """A GEMM in a quantised graph, with the weight and bias it had there in floating point. `name`: of the node it
+class QuantizedGemm:
+    """A GEMM in a quantized graph, with the weight and bias it had there in floating point. `name`: of the node it
     replaced. `mean`: of its input [C], if the bias takes the weights' mean error away."""
 
     name: str
@@ -46,6 +46,6 @@ class QuantisedGemm:
         """Other integers in the same place, with the bias that belongs to them."""
         self.integers(module).copy_(integers)
         if self.mean is not None:
-            dequantised = integers * self.steps(module)[:, None]
-            bias = corrected_bias(self.weight, dequantised, self.bias, self.mean)
+            dequantized = integers * self.steps(module)[:, None]
+            bias = corrected_bias(self.weight, dequantized, self.bias, self.mean)
             constant(module, operand(self.node, 2)).copy_(bias)

@@ -17,12 +17,12 @@ from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, constant, is_constant, module_path, shape_of
 from vitc.graph.nodes import argument, called, operand, sole_user, val
 from vitc.graph.program import Program
-from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
+from vitc.passes.quantization.gemms import QuantizedGemm, corrected_bias
 from vitc.passes.quantization.placement import is_head
 from vitc.passes.quantization.ranges import Sites, choose_ranges, known, parts_of
 from vitc.passes.quantization.rounding.blockwise import round_by_adaround
 from vitc.passes.quantization.rounding.layerwise import round_by_gptq
-from vitc.passes.quantization.scales import quantise_weight, step_of
+from vitc.passes.quantization.scales import quantize_weight, step_of
 from vitc.pipeline import Pass, register_pass
 
 aten, ops = torch.ops.aten, torch.ops.vitc
@@ -64,24 +64,24 @@ class QuantizeInt8(Pass):
         gemms = self._insert(program, sites)
         return program.note(f"{len(gemms)} GEMMs and {len(sites.attentions)} attentions in INT8")
 
-    def _insert(self, program: Program, sites: Sites) -> list[QuantisedGemm]:
+    def _insert(self, program: Program, sites: Sites) -> list[QuantizedGemm]:
         scales = {name: step_of(program.ranges[name]) for name in sites.tensors()}
         rewriter = Rewriter(program.module, self.name)
         for node in sites.attentions:
             pv = "fp16" if _matches(node, self.pv_fp16) else "int8"
-            _quantise_attention(rewriter, node, scales, set(sites.gemms), pv)
+            _quantize_attention(rewriter, node, scales, set(sites.gemms), pv)
         activations: dict[Node, Node] = {}
         done = []
         for x, gemms in sites.gemms.items():
             mean = program.vectors.get(f"{x.name}/mean") if self.correct_bias else None
             for node in gemms:
                 offsets = None if self.rounding == "nearest" else program.vectors.get(f"{node.name}/rounding")
-                done.append(_quantise_gemm(rewriter, node, scales[x.name], activations, mean, offsets))
+                done.append(_quantize_gemm(rewriter, node, scales[x.name], activations, mean, offsets))
         rewriter.finish()
         return done
 
     def sites(self, program: Program) -> Sites:
-        """What this pass quantises in a program."""
+        """What this pass quantizes in a program."""
         sites = Sites()
         for node in program.graph.nodes:
             if self._wanted(node):
@@ -144,22 +144,22 @@ def _matches(node: Node, patterns: tuple[str, ...]) -> bool:
     return any(fnmatch(path, pattern) or path.startswith(f"{pattern}.") for pattern in patterns)
 
 
-def _quantise_gemm(
+def _quantize_gemm(
     rewriter: Rewriter,
     node: Node,
     scale: float,
     activations: dict[Node, Node],
     mean: torch.Tensor | None,
     offsets: torch.Tensor | None,
-) -> QuantisedGemm:
+) -> QuantizedGemm:
     """`mean` [C]: of its input. `offsets` [O, C]: of the integers from the nearest ones."""
     x, weight = operand(node), operand(node, 1)
     if x not in activations:
-        activations[x] = x if x.target is ops.dequantize.default else _quantise_activation(rewriter, node, x, scale)
+        activations[x] = x if x.target is ops.dequantize.default else _quantize_activation(rewriter, node, x, scale)
     bias: Node | None = argument(node, 2)
     exact = constant(rewriter.module, weight)
     exact_bias = None if bias is None else constant(rewriter.module, bias)
-    integers, steps = quantise_weight(exact)
+    integers, steps = quantize_weight(exact)
     if offsets is not None:
         integers = (integers.short() + offsets).clamp(-127, 127).to(torch.int8)
     with rewriter.at(node):
@@ -170,13 +170,13 @@ def _quantise_gemm(
             home = f"{name}_bias" if bias is None else str(bias.target)
             corrected = corrected_bias(exact, integers * steps[:, None], exact_bias, mean)
             bias = rewriter.parameter(rewriter.unique_name(f"{home}_corrected"), corrected)
-        dequantised = rewriter.call(ops.dequantize.default, data, step, 0)
-        new = rewriter.call(called(node), activations[x], dequantised, bias, *node.args[3:], **node.kwargs)
+        dequantized = rewriter.call(ops.dequantize.default, data, step, 0)
+        new = rewriter.call(called(node), activations[x], dequantized, bias, *node.args[3:], **node.kwargs)
     rewriter.replace(node, new)
-    return QuantisedGemm(node.name, new, exact, exact_bias, mean)
+    return QuantizedGemm(node.name, new, exact, exact_bias, mean)
 
 
-def _quantise_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) -> Node:
+def _quantize_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) -> Node:
     with rewriter.at(at):
         step = rewriter.parameter(
             rewriter.unique_name(f"{_home(x)}{x.name}_scale"), torch.tensor(scale, dtype=val(x).dtype)
@@ -185,7 +185,7 @@ def _quantise_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) ->
         return rewriter.call(ops.dequantize.default, integers, step, _NO_AXIS)
 
 
-def _quantise_attention(
+def _quantize_attention(
     rewriter: Rewriter, node: Node, scales: dict[str, float], gemm_inputs: set[Node], pv: str
 ) -> None:
     q, (bias, heads, head_dim, scale, layout, tile_q, tile_k) = operand(node), node.args[3:]
@@ -232,10 +232,10 @@ def _packed_integers(rewriter: Rewriter, qkv: Node, in_scales: list[float]) -> N
     args = list(qkv.args)
     home = str(operand(qkv, 1).target)
     with rewriter.at(qkv):
-        args[1] = rewriter.parameter(rewriter.unique_name(f"{home}_equalised"), weight * factors[:, None])
+        args[1] = rewriter.parameter(rewriter.unique_name(f"{home}_equalized"), weight * factors[:, None])
         if len(args) > 2 and isinstance(args[2], Node):
             bias = constant(rewriter.module, args[2])
-            args[2] = rewriter.parameter(rewriter.unique_name(f"{args[2].target}_equalised"), bias * factors)
+            args[2] = rewriter.parameter(rewriter.unique_name(f"{args[2].target}_equalized"), bias * factors)
     qkv.args = tuple(args)
     return _integers(rewriter, qkv, common)
 

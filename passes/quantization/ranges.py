@@ -18,7 +18,8 @@ from vitc.passes.quantization.calibrators import CALIBRATORS
 from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.error.measured_error import Part, TensorProbe, probe
 from vitc.passes.quantization.observe.histogram import MagnitudeHistogram
-from vitc.passes.quantization.observe.observe import Observer, observe
+from vitc.calibration.observer import Observer
+from vitc.passes.quantization.observe.observe import observe
 from vitc.passes.quantization.observe.peaks import peak_observers, peaks_of
 from vitc.passes.quantization.observe.statistics import ChannelStatistics
 
@@ -30,7 +31,7 @@ _WITHOUT_MEASUREMENT = "mse"
 
 @dataclass
 class Sites:
-    """What is to be quantised: GEMM inputs with the GEMMs they feed, and attentions."""
+    """What is to be quantized: GEMM inputs with the GEMMs they feed, and attentions."""
 
     gemms: dict[Node, list[Node]] = field(default_factory=dict)
     attentions: list[Node] = field(default_factory=list)

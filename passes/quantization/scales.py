@@ -15,7 +15,7 @@ def step_of(limit: float) -> float:
     return float(_half_up(torch.tensor(max(limit / 127, _SMALLEST_NORMAL))))
 
 
-def fake_quantise(x: Tensor, limit: float) -> Tensor:
+def fake_quantize(x: Tensor, limit: float) -> Tensor:
     """x as an engine sees it after Q and DQ with the step of `limit`."""
     step = step_of(limit)
     return torch.clamp(torch.round(x / step), -128, 127) * step
@@ -29,16 +29,16 @@ def weight_steps(weight: Tensor) -> Tensor:
     return torch.where(wanted > _SMALLEST_NORMAL, _half_up(wanted), tiny)
 
 
-def quantise_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor) -> tuple[Tensor, Tensor]:
     """(int8 weight in [-127, 127], FP32 steps [out]) per output channel, each weight rounded to the nearest."""
     steps = weight_steps(weight)
     shaped = steps.reshape([-1] + [1] * (weight.ndim - 1))
     return torch.clamp(torch.round(weight.float() / shaped), -127, 127).to(torch.int8), steps
 
 
-def fake_quantise_weight(weight: Tensor) -> Tensor:
+def fake_quantize_weight(weight: Tensor) -> Tensor:
     """The weight as an engine sees it after DQ."""
-    integers, steps = quantise_weight(weight)
+    integers, steps = quantize_weight(weight)
     return integers * steps.reshape([-1] + [1] * (weight.ndim - 1))
 
 

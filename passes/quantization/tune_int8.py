@@ -41,10 +41,10 @@ class TuneInt8(Pass):
 
     def run(self, program: Program) -> Program:
         from vitc.distillation import DistillConfig, Logits, distill
-        from vitc.distillation.int8 import FakeQuantised
+        from vitc.distillation.int8 import FakeQuantized
         from vitc.distillation.losses import logits_loss
 
-        student = FakeQuantised(program, QuantizeInt8(skip=self.skip, correct_bias=False), self.learn_steps)
+        student = FakeQuantized(program, QuantizeInt8(skip=self.skip, correct_bias=False), self.learn_steps)
         stage = Logits(epochs=self.epochs, rate=self.rate, temperature=self.temperature, soft=1.0)
         config = DistillConfig(batch_size=self.batch_size, weight_decay=0.0, seed=self.seed)
         images = self._images(program)

@@ -2,7 +2,7 @@
 
 The operands' way from the linear to the attention is only data movement. It is replayed on element indices (see
 vitc.graph.movement) and compared with the three layouts the operator has, so any spelling of the head split is
-recognised: packed [B, N, 3·H·D], [B, N, H·D] each, or, where something is computed in between (rotary embeddings,
+recognized: packed [B, N, 3·H·D], [B, N, H·D] each, or, where something is computed in between (rotary embeddings,
 q/k norms), [B, H, N, D].
 """
 

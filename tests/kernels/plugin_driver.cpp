@@ -121,7 +121,7 @@ int main() {
         std::printf("field %s %d\n", names->fields[i].name, static_cast<int>(names->fields[i].type));
     }
 
-    // What is serialised makes the same plugin again.
+    // What is serialized makes the same plugin again.
     Values const values;
     auto plugin = create(fields_of(values));
     PluginFieldCollection const* const stored = plugin->getFieldsToSerialize();

@@ -130,7 +130,7 @@ def test_huge_and_tiny_scales_give_finite_results(scale: float) -> None:
 
 
 def test_pv_precisions_reach_the_goals_on_gaussian_data() -> None:
-    """Quantised Gaussian data against the unquantised attention: NUMBERS' all-INT8 goal and FP16-PV goal."""
+    """Quantized Gaussian data against the unquantized attention: NUMBERS' all-INT8 goal and FP16-PV goal."""
     rng = np.random.default_rng(3)
     real = rng.normal(size=(2, 197, 3 * 3 * 64))
     step = float(np.abs(real).max() / 127)

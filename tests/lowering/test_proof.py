@@ -20,7 +20,7 @@ def plan() -> vitc.Plan:
     return vitc.plan(model, "orin", calibration=images)
 
 
-def test_no_residual_add_is_quantised(plan: vitc.Plan) -> None:
+def test_no_residual_add_is_quantized(plan: vitc.Plan) -> None:
     producers = {out: node.op_type for node in plan.onnx.proto.graph.node for out in node.output}
     adds = [n for n in plan.onnx.proto.graph.node if n.op_type == "Add" and all(i in producers for i in n.input)]
     assert len(adds) >= 24
@@ -33,7 +33,7 @@ def test_vit_b_in_int8(plan: vitc.Plan, capability: str) -> None:
     layers = plan.prove(capability).layers
     assert len(layers.of(Kind.PLUGIN)) == 12
     assert len(layers.of(Kind.INT8_GEMM)) >= 48
-    assert not layers.of(Kind.DEQUANTISED_GEMM)
+    assert not layers.of(Kind.DEQUANTIZED_GEMM)
     assert not layers.unscaled_half()
     for block in range(12):
         assert not layers.under(f"blocks.{block}").of(Kind.REFORMAT)

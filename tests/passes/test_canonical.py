@@ -125,8 +125,8 @@ def test_a_scale_a_token_and_a_linear_used_twice_stay() -> None:
         lambda m, x: x * (0.5 * (1 + torch.erf(x / 2**0.5))),
     ],
 )
-def test_recognise_gelu(function) -> None:
-    _, after = check(Lambda(function), "drop-noops,recognise-gelu", tokens())
+def test_recognize_gelu(function) -> None:
+    _, after = check(Lambda(function), "drop-noops,recognize-gelu", tokens())
     assert (count(after, aten.gelu.default), count(after, aten.erf.default)) == (1, 0)
 
 
@@ -136,7 +136,7 @@ def test_recognise_gelu(function) -> None:
     ids=["another divisor", "another factor"],
 )
 def test_what_is_almost_a_gelu_stays(function) -> None:
-    _, after = check(Lambda(function), "drop-noops,recognise-gelu", tokens())
+    _, after = check(Lambda(function), "drop-noops,recognize-gelu", tokens())
     assert (count(after, aten.gelu.default), count(after, aten.erf.default)) == (0, 1)
 
 
@@ -145,9 +145,9 @@ def _centred_layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return centred * torch.rsqrt((centred * centred).mean(-1, keepdim=True) + 1e-6) * weight + bias
 
 
-def test_recognise_layer_norm() -> None:
+def test_recognize_layer_norm() -> None:
     parts = {"w": nn.Parameter(torch.randn(models.WIDTH)), "b": nn.Parameter(torch.randn(models.WIDTH))}
-    _, after = check(Lambda(lambda m, x: _centred_layer_norm(x, m.w, m.b), **parts), "recognise-layer-norm", tokens())
+    _, after = check(Lambda(lambda m, x: _centred_layer_norm(x, m.w, m.b), **parts), "recognize-layer-norm", tokens())
     assert [n.target for n in after.graph.nodes if n.op == "call_function"] == [aten.layer_norm.default]
 
 
@@ -156,7 +156,7 @@ def test_a_norm_over_another_dimension_stays() -> None:
         centred = x - x.mean(1, keepdim=True)
         return centred / torch.sqrt(centred.pow(2).mean(1, keepdim=True) + 1e-6)
 
-    _, after = check(Lambda(function), "recognise-layer-norm", tokens())
+    _, after = check(Lambda(function), "recognize-layer-norm", tokens())
     assert count(after, aten.layer_norm.default) == 0
 
 

@@ -1,4 +1,4 @@
-"""A small ViT in plain ONNX operators, quantised the way other tools do it. Weights are random, from one seed.
+"""A small ViT in plain ONNX operators, quantized the way other tools do it. Weights are random, from one seed.
 
 Each preset imitates one tool's placement of Q/DQ, looked up in files that the tool wrote
 (benchmarks/lint_foreign.py writes and lints the real ones).
@@ -17,11 +17,11 @@ WIDTH, HEADS, TOKENS, CLASSES = 64, 2, 16, 16
 
 @dataclasses.dataclass(frozen=True)
 class Foreign:
-    """What is quantised and how. `quantised` holds places: linear (activations and weights of the block's linears),
+    """What is quantized and how. `quantized` holds places: linear (activations and weights of the block's linears),
     head, patch, qk, scores, probs, v (around the attention's products), residual, norm (its input), gelu (its input),
     product (between a product and its bias)."""
 
-    quantised: frozenset[str] = frozenset()
+    quantized: frozenset[str] = frozenset()
     dtype: str = "float32"
     weights: str = "channel"  # channel, tensor, wrong (per input channel), none (activations alone)
     activations: str = "tensor"  # tensor, channel, none (weights alone)
@@ -40,7 +40,7 @@ LINEAR = frozenset({"linear", "head"})
 MODELOPT = Foreign(LINEAR | {"patch"}, stored="float")
 MODELOPT_RESIDUAL = Foreign(LINEAR | {"patch", "residual"}, stored="float", dtype="float16")
 NNCF = Foreign(LINEAR | {"patch", "qk", "probs", "v", "residual"}, unsigned_probs=False)
-NNCF_TRANSFORMER = dataclasses.replace(NNCF, quantised=LINEAR | {"patch", "qk", "v"}, asymmetric=True)
+NNCF_TRANSFORMER = dataclasses.replace(NNCF, quantized=LINEAR | {"patch", "qk", "v"}, asymmetric=True)
 ORT_ALL = Foreign(
     LINEAR | {"patch", "qk", "scores", "probs", "v", "residual", "norm", "gelu", "product"}, int32_bias=True
 )
@@ -68,8 +68,8 @@ class _Writer:
         return (self.random.standard_normal(shape) * 0.05).astype(self.dtype)
 
     def fake(self, x: str, name: str, place: str, last: int = 0) -> str:
-        """Q → DQ where `place` is quantised."""
-        if place not in self.style.quantised or self.style.activations == "none":
+        """Q → DQ where `place` is quantized."""
+        if place not in self.style.quantized or self.style.activations == "none":
             return x
         per_channel = self.style.activations == "channel" and last > 0
         scale = self.constant(f"{name}/scale", np.full(last, 0.05) if per_channel else 0.05)
@@ -84,7 +84,7 @@ class _Writer:
 
     def weight(self, name: str, value: np.ndarray, place: str, axis: int) -> str:
         style = self.style
-        if place not in style.quantised or style.weights == "none":
+        if place not in style.quantized or style.weights == "none":
             return self.constant(name, value)
         if style.weights == "wrong":
             axis = 1 - axis

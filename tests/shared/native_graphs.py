@@ -1,4 +1,4 @@
-"""Quantised transformers made by hand, as vitc lowers them, in sizes of one's own."""
+"""Quantized transformers made by hand, as vitc lowers them, in sizes of one's own."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from vitc.lowering.onnx.functions import Signature, attention_function
 
 
 class Blocks(Graph):
-    """A Graph with the patterns of a quantised block. Steps are chosen for inputs of about unit size."""
+    """A Graph with the patterns of a quantized block. Steps are chosen for inputs of about unit size."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

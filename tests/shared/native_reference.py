@@ -27,13 +27,13 @@ def run_block(block: Block, values: dict[str, np.ndarray], finer: bool = False) 
         wide = x.astype(np.float64)
         centred = wide - wide.mean(-1, keepdims=True)
         normal = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + block.epsilon)
-        return quantised(normal * block.weight + block.bias, block.step)
+        return quantized(normal * block.weight + block.bias, block.step)
     if isinstance(block, Attention):
         return attention(block, x)
     return linear(block, x, values.get(block.residual or ""), finer)
 
 
-def quantised(x: np.ndarray, step: float) -> np.ndarray:
+def quantized(x: np.ndarray, step: float) -> np.ndarray:
     return np.clip(np.rint(x / step), -128, 127).astype(np.int8)
 
 
@@ -48,7 +48,7 @@ def linear(block: Linear, x: np.ndarray, residual: np.ndarray | None, finer: boo
         factor, zero = one_sided(block.step)
         return (np.clip(np.rint(y / block.step / factor) + zero, 0, 255) - zero) * factor
     if block.step is not None:
-        return quantised(y, block.step)
+        return quantized(y, block.step)
     return (y if residual is None else residual + y).astype(np.float32)
 
 
@@ -59,4 +59,4 @@ def attention(block: Attention, x: np.ndarray) -> np.ndarray:
     scores = (q @ k.swapaxes(-1, -2)) * block.score_scale[:, None, None].astype(np.float64)
     weights = np.rint(255 * np.exp(scores - scores.max(-1, keepdims=True)))
     mixed = (weights @ v) / weights.sum(-1, keepdims=True) * block.value_scale[:, None, None]
-    return quantised(mixed.transpose(0, 2, 1, 3).reshape(images, tokens, -1), 1.0)
+    return quantized(mixed.transpose(0, 2, 1, 3).reshape(images, tokens, -1), 1.0)

@@ -61,7 +61,7 @@ def node_path(module_path: str) -> str:
 
 @dataclasses.dataclass
 class Writer:
-    """Collects nodes and initialisers."""
+    """Collects nodes and initializers."""
 
     spelling: Spelling
     nodes: list[onnx.NodeProto] = dataclasses.field(default_factory=list)
@@ -104,7 +104,7 @@ class Writer:
         return self.constant("zero_point", np.array(0, np.int8))
 
     def int8_weight(self, name: str, values: np.ndarray, axis: int, want: str) -> str:
-        """int8 initialiser → DequantizeLinear along `axis`, one scale per slice of that axis."""
+        """int8 initializer → DequantizeLinear along `axis`, one scale per slice of that axis."""
         others = tuple(i for i in range(values.ndim) if i != axis)
         scale = np.abs(values).max(axis=others, keepdims=True) / 127
         quantized = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
@@ -116,7 +116,7 @@ class Writer:
         return self.as_type(y, self.spelling.weight_scales, want, f"{node}/Cast")
 
     def linear(self, x: str, path: str, fan_in: int, fan_out: int, have: str) -> str:
-        """y = x W + b in `linear_dtype`, W [in, out]. `have` is the type of x; "int8": quantised already."""
+        """y = x W + b in `linear_dtype`, W [in, out]. `have` is the type of x; "int8": quantized already."""
         s, name, dtype = self.spelling, node_path(path), self.spelling.linear_dtype
         values = self.weights(fan_in, fan_out)
         bias = self.constant(f"{path}.bias", self.weights(fan_out).astype(dtype))

@@ -1,7 +1,7 @@
 """Models of timm, transformers and torchvision, small where their constructors allow it.
 
-Weights are random and then perturbed by seeded noise: many models give about zero at their default initialisation, and
-identical initialisers hide a mixed-up weight.
+Weights are random and then perturbed by seeded noise: many models give about zero at their default initialization, and
+identical initializers hide a mixed-up weight.
 """
 
 from __future__ import annotations

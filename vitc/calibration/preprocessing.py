@@ -1,4 +1,4 @@
-"""From a photograph to the model's input, as timm's evaluation transform does it: resize, centre crop, normalise.
+"""From a photograph to the model's input, as timm's evaluation transform does it: resize, centre crop, normalize.
 
 The same record travels in the bundle's manifest, so whoever runs the model on the device knows what it wants.
 """

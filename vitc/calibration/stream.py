@@ -105,7 +105,7 @@ class CalibrationStream:
                 )
             if not tensor.is_floating_point():
                 raise CalibrationError(
-                    f"calibration batch {index} has dtype {tensor.dtype}; normalise the images as for inference, to"
+                    f"calibration batch {index} has dtype {tensor.dtype}; normalize the images as for inference, to"
                     " float32"
                 )
             tensors.append(tensor.to(torch.float32))

@@ -89,7 +89,7 @@ def compile(
         {'data': loader, 'stages': (vitc.Logits(epochs=5),), 'checkpoint': 'run.safetensors'}; see `vitc.distill`.
     attention: 'exact'; 'window', or the text of the pass with its options ('window-attention{window=256,overlap=64}'):
         each token attends to its own block and an overlap only, which costs accuracy and pays at high resolutions.
-    quantize: 'auto' quantises where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
+    quantize: 'auto' quantizes where `calibration` is given (and, on a CPU, INT8 is measured to be faster here);
         'int8' always; None never; 'quantize-int8{rounding=gptq}', the text of the pass: always, with these options.
     evaluate: a function that takes a callable model and returns a score, higher is better.
     max_drop: the most `evaluate`'s score may lose by INT8. Blocks that cost more stay in floating point (the first and

@@ -32,7 +32,7 @@ _IMAGES = 16
 
 
 class Mixes:
-    """The mixes of INT8 and floating point that a quantised plan allows. `start`: the program its passes began with;
+    """The mixes of INT8 and floating point that a quantized plan allows. `start`: the program its passes began with;
     `build`: a plan that goes on from a program with other passes (None: without INT8), which are the whole pipeline."""
 
     def __init__(self, made: Plan, start: Program, build: Callable[[Program, Sequence[Pass] | None], Plan]) -> None:
@@ -50,7 +50,7 @@ class Mixes:
         in its report."""
         stream = self._made.program.calibration
         if stream is None:
-            raise InternalError("a quantised plan has lost its calibration stream")
+            raise InternalError("a quantized plan has lost its calibration stream")
         split = Split.of(self._known.evolve(calibration=stream), self._passes[len(self._start.journal) :])
         self._calibrated = split.program.evolve(calibration=None)
         blocks = groups(split, by_block)

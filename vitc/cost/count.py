@@ -61,7 +61,7 @@ def flops(program: Program, batch: int = 1) -> int:
 
 
 def _free(node: Node) -> bool:
-    """Views cost nothing; a dequantised weight is read as INT8."""
+    """Views cost nothing; a dequantized weight is read as INT8."""
     if node.target in MOVEMENT | SPLITTING or op_name(node) == "getitem":
         return True
     return node.target is ops.dequantize.default and is_constant(node.args[0])
@@ -95,7 +95,7 @@ def _weight(node: Node) -> bool:
 
 
 def _stored(node: Node) -> Node:
-    """The tensor that is read from memory: behind a dequantise, the INT8 one."""
+    """The tensor that is read from memory: behind a dequantize, the INT8 one."""
     return node.args[0] if node.target is ops.dequantize.default else node  # type: ignore[return-value]
 
 

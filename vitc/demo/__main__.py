@@ -21,7 +21,7 @@ OUT = Path("out/demo")
 
 
 def photographs(count: int = 16, size: int = 224) -> torch.Tensor:
-    """Crops of real photographs that scikit-learn and scikit-image carry, normalised as timm's ViTs want them: mean and
+    """Crops of real photographs that scikit-learn and scikit-image carry, normalized as timm's ViTs want them: mean and
     standard deviation 0.5. [count, 3, size, size] float32."""
     from skimage import data
     from skimage.transform import resize

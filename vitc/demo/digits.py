@@ -12,7 +12,7 @@ import torch
 
 @dataclass(frozen=True)
 class Digits:
-    """Normalised images [n, 1, 8, 8] float32 and labels [n], in a fixed split."""
+    """Normalized images [n, 1, 8, 8] float32 and labels [n], in a fixed split."""
 
     train_images: torch.Tensor
     train_labels: torch.Tensor

@@ -1,6 +1,6 @@
 """Training with INT8 in view (QAT): a tiled program as a student whose GEMMs compute in floating point what INT8 will.
 
-    student = FakeQuantised(program, QuantizeInt8())
+    student = FakeQuantized(program, QuantizeInt8())
     vitc.distill(student.module, teacher, data)
     program = student.program()            the tiled program with these weights and ranges
     … quantize-int8                        the INT8 program, of the very same numbers
@@ -24,7 +24,7 @@ from vitc.passes.quantization.scales import step_of, weight_steps
 _STEP = "int8_log_step"
 
 
-class FakeQuantised:
+class FakeQuantized:
     """`module` is the graph of a program at stage 'tiled', with weights of its own, trainable. Its INT8 attentions, if
     `options` has any, stay in floating point here.
 
@@ -40,7 +40,7 @@ class FakeQuantised:
         self._tiled = options.with_ranges(program, sites).owned()
         fork = self._tiled.fork()
         by_name = {node.name: node for node in fork.graph.nodes}
-        rewriter = Rewriter(fork.module, "fake-quantise")
+        rewriter = Rewriter(fork.module, "fake-quantize")
         self._steps: dict[str, str] = {}
         self._widths = {x.name: int(x.meta["val"].shape[-1]) for x in sites.linears()}
         for tensor, gemms in sites.gemms.items():

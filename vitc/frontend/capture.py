@@ -40,7 +40,7 @@ def capture(
         raise CaptureError(
             "the model is in training mode; call model.eval() first, so that dropout and norms are fixed"
         )
-    args, kwargs = _normalise(model, example_inputs)
+    args, kwargs = _normalize(model, example_inputs)
     args, kwargs = _at_least_two(args, batch), _at_least_two(kwargs, batch)
     shapes: Any = None
     if batch is not None:
@@ -96,7 +96,7 @@ def _type_constants(module: torch.fx.GraphModule) -> None:
             node.meta["val"] = fake_mode.from_tensor(constant(module, node), static_shapes=True)
 
 
-def _normalise(model: torch.nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _normalize(model: torch.nn.Module, given: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if given is None:
         given = infer_example_inputs(model)
     if isinstance(given, torch.Tensor):

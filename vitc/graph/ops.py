@@ -2,7 +2,7 @@
 
 `vitc::attention`       exact tiled attention, online softmax, never the N×N matrix (FlashAttention-2, arXiv 2307.08691)
 `vitc::attention_int8`  at an INT8 border, by the arithmetic of the CUDA kernel; on a GPU it is that kernel
-`vitc::quantize`        symmetric linear quantisation, as ONNX QuantizeLinear (opset 19) with zero point 0
+`vitc::quantize`        symmetric linear quantization, as ONNX QuantizeLinear (opset 19) with zero point 0
 `vitc::dequantize`      its inverse
 
 Layouts, names and fields are those of kernels/vit_attention.toml.

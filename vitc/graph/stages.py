@@ -63,16 +63,16 @@ def check_stage(program: Program, made_by: str) -> None:
         if is_tensor(node) and val(node).dtype not in spec.dtypes:
             problems.append(f"{where(node)} has dtype {val(node).dtype}, which stage {spec.name!r} does not know")
         if op_name(node) == "aten.add.Tensor" and spec.name == "quantized":
-            problems += _quantised_residual(node)
+            problems += _quantized_residual(node)
     if problems:
         listed = "\n  ".join(problems[:10])
         more = f"\n  … and {len(problems) - 10} more" if len(problems) > 10 else ""
         raise StageError(f"after {made_by!r} the graph is not legal at stage {spec.name!r}:\n  {listed}{more}")
 
 
-def _quantised_residual(node: torch.fx.Node) -> list[str]:
-    """A residual Add on dequantised operands costs accuracy (0.03 % top-1 on a real Orin Nano) and is refused."""
+def _quantized_residual(node: torch.fx.Node) -> list[str]:
+    """A residual Add on dequantized operands costs accuracy (0.03 % top-1 on a real Orin Nano) and is refused."""
     operands = [a for a in node.args if isinstance(a, torch.fx.Node)]
     if len(operands) == 2 and all(op_name(a) == "vitc.dequantize" for a in operands):
-        return [f"{where(node)} adds two dequantised tensors; residual adds stay in floating point"]
+        return [f"{where(node)} adds two dequantized tensors; residual adds stay in floating point"]
     return []

@@ -36,7 +36,7 @@ class Split:
 
     @classmethod
     def of(cls, program: Program, passes: Sequence[Pass]) -> Split:
-        """Raises PipelineError if the passes quantise nothing, CalibrationError without a calibration stream."""
+        """Raises PipelineError if the passes quantize nothing, CalibrationError without a calibration stream."""
         at = next((i for i, p in enumerate(passes) if isinstance(p, QuantizeInt8)), None)
         if at is None:
             raise PipelineError("sensitivity and budgets need a pipeline with quantize-int8, and this one has none")
@@ -83,7 +83,7 @@ def groups(split: Split, key: Callable[[str], str]) -> dict[str, Sites]:
 
 
 def touched(sites: Sites) -> list[Node]:
-    """The nodes that quantising the sites may change: they, and the linears that make q, k and v."""
+    """The nodes that quantizing the sites may change: they, and the linears that make q, k and v."""
     nodes = [n for readers in sites.gemms.values() for n in readers] + sites.attentions
     return nodes + [a for n in sites.attentions for a in n.args[:3] if isinstance(a, Node)]
 
@@ -100,15 +100,15 @@ class Measure:
 
     def row(self, name: str, sites: Sites, quantize: QuantizeInt8 | None = None) -> SensitivityRow:
         """INT8 at one group's sites; `quantize`: with other options than the pipeline's."""
-        changed = self.quantised(sites, quantize)
+        changed = self.quantized(sites, quantize)
         return self._row(name, self._prefixes.run(changed, self._cuts[name]))
 
     def together(self, name: str) -> SensitivityRow:
         """INT8 everywhere."""
         sites = self.split.quantize.sites(self.split.program)
-        return self._row(name, self._prefixes.run(self.quantised(sites), next(iter(self._cuts.values()))))
+        return self._row(name, self._prefixes.run(self.quantized(sites), next(iter(self._cuts.values()))))
 
-    def quantised(self, sites: Sites, quantize: QuantizeInt8 | None = None) -> Program:
+    def quantized(self, sites: Sites, quantize: QuantizeInt8 | None = None) -> Program:
         """A copy of the program with INT8 at some sites only."""
         return (quantize or self.split.quantize).apply(*sites.on_copy(self.split.program))
 

@@ -54,10 +54,10 @@ def sensitivity(
     saved = split.saved_ms(key)
     rows = []
     for name, sites in found.items():
-        score = None if evaluate is None else score_of(evaluate, measure.quantised(sites).module)
+        score = None if evaluate is None else score_of(evaluate, measure.quantized(sites).module)
         rows.append(with_extras(measure.row(name, sites), saved, score))
     everything = split.quantize.sites(split.program)
-    score = None if evaluate is None else score_of(evaluate, measure.quantised(everything).module)
+    score = None if evaluate is None else score_of(evaluate, measure.quantized(everything).module)
     total = None if saved is None else {"all together": sum(saved.get(name, 0.0) for name in found)}
     together = with_extras(measure.together("all together"), total, score)
     floating = None if evaluate is None else score_of(evaluate, split.program.module)

@@ -19,8 +19,8 @@ CANONICAL = (
     "fold-constants",  # masks and position embeddings become weights
     "fold-batch-norm",
     "fold-layer-scale",
-    "recognise-gelu",
-    "recognise-layer-norm",
+    "recognize-gelu",
+    "recognize-layer-norm",
     "batch-first",  # nn.MultiheadAttention's [N, B, C]
     "drop-noops",
     "fuse-attention",  # every spelling → scaled_dot_product_attention

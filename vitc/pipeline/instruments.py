@@ -53,7 +53,7 @@ class Verify:
 class Dump:
     """Writes NN-name.txt after every pass, and 00-captured.txt before the first, into `folder`.
 
-    Only files it recognises as its own (two digits, dash) are deleted from an earlier run.
+    Only files it recognizes as its own (two digits, dash) are deleted from an earlier run.
     """
 
     folder: Path

@@ -13,6 +13,8 @@ from vitc.pipeline.base import Pass
 P = TypeVar("P", bound=type[Pass])
 
 _registry: dict[str, type[Pass]] = {}
+#: Names of 0.1, which saved pipelines and bundles still hold.
+_FORMER_NAMES = {"recognise-gelu": "recognize-gelu", "recognise-layer-norm": "recognize-layer-norm"}
 _loaded = False
 
 
@@ -43,6 +45,7 @@ def known_passes() -> dict[str, type[Pass]]:
 def get_pass(name: str) -> type[Pass]:
     """The pass class called `name`; PipelineError, with the known and nearest names, if there is none."""
     _load()
+    name = _FORMER_NAMES.get(name, name)
     if name not in _registry:
         raise PipelineError(unknown("pass", name, _registry, "List them with: vitc passes"))
     return _registry[name]

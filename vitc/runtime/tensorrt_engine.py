@@ -18,7 +18,7 @@ from vitc.runtime.cuda import Cuda
 class TensorRtEngine:
     """One execution context on one stream: calls from several threads are taken one after the other.
 
-    `trt` is the module the engine was built with (`tensorrt` or `tensorrt_rtx`), `plan` the serialised
+    `trt` is the module the engine was built with (`tensorrt` or `tensorrt_rtx`), `plan` the serialized
     engine.
     """
 

@@ -30,7 +30,7 @@ class NativeEngine:
     def __init__(
         self, proto: onnx.ModelProto, open_host: OpenHost, threads: int | None = None, portable: bool = False
     ) -> None:
-        """Raises Unsuitable where the graph is not a run of quantised blocks; BuildError, MissingDependencyError."""
+        """Raises Unsuitable where the graph is not a run of quantized blocks; BuildError, MissingDependencyError."""
         from vitc.lowering.cpu.prepare import ports
 
         trunk = match(proto.graph)

@@ -18,7 +18,7 @@ SOURCES = Path(__file__).resolve().parent / "csrc"
 #: What the kernels are written for; Linux's names.
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni")
 _VNNI_FLAGS = (*(f"-m{name.replace('_', '')}" for name in NEEDED), "-mfma", "-mprefer-vector-width=512")
-# GCC 12 takes its own _mm512_undefined for uninitialised.
+# GCC 12 takes its own _mm512_undefined for uninitialized.
 _FLAGS = (
     "-std=c++20",
     "-O2",

@@ -1,4 +1,4 @@
-"""The run of transformer blocks in a quantised ONNX graph: LayerNorm, INT8 linears and INT8 attention, joined to steps.
+"""The run of transformer blocks in a quantized ONNX graph: LayerNorm, INT8 linears and INT8 attention, joined to steps.
 
 Reads vitc's own ONNX (FP32 by now, `vitc::VitAttention` still a node). What stands before the run and behind it is
 left to another engine; a graph where something else stands in between is refused with the node's name.
@@ -25,7 +25,7 @@ class Unsuitable(Exception):
 
 @dataclass(frozen=True)
 class Norm:
-    """LayerNormalization that leaves quantised: FP32 [B, N, C] -> INT8."""
+    """LayerNormalization that leaves quantized: FP32 [B, N, C] -> INT8."""
 
     input: str
     output: str
@@ -116,7 +116,7 @@ def _cut(graph: onnx.GraphProto, matcher: _Matcher, blocks: list[Block]) -> Trun
             if name in late:
                 raise Unsuitable(f"{late[name].op_type} {late[name].name or name!r} stands between the blocks")
             if name == block.input and not isinstance(block, Norm):
-                raise Unsuitable(f"{name!r} is quantised by itself, not behind a LayerNorm, linear or attention")
+                raise Unsuitable(f"{name!r} is quantized by itself, not behind a LayerNorm, linear or attention")
             inputs.append(name)
     read = {name for node in after for name in node.input} | matcher.index.outputs
     for name in integers & read:

@@ -17,7 +17,7 @@ PANEL = 32
 SEGMENTS = 16
 _AS_IN_THE_FILE = (1.0, 128)
 _GELU_LEAST = 0.1701  # the exact form's least value is -0.16997, the tanh form's -0.17004
-_REAL, _ADD_TO, _QUANTISED, _ACTIVATED = range(4)
+_REAL, _ADD_TO, _QUANTIZED, _ACTIVATED = range(4)
 _NORM, _LINEAR, _ATTENTION, _COPY = range(4)
 
 
@@ -100,7 +100,7 @@ class Tape:
 
 
 def aligned(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
-    """An uninitialised array that begins on a cache line."""
+    """An uninitialized array that begins on a cache line."""
     bytes_ = math.prod(shape) * np.dtype(dtype).itemsize
     raw = np.empty(bytes_ + 64, np.uint8)
     start = -raw.ctypes.data % 64
@@ -218,7 +218,7 @@ def _write_linear(tape: Tape, step: Step, block: Linear, activations: dict[str, 
     if block.step is None:
         step.leave = _REAL if block.residual is None else _ADD_TO
     elif block.activation is None:
-        step.leave = _QUANTISED
+        step.leave = _QUANTIZED
         scale, bias = scale / np.float32(block.step), bias / np.float32(block.step)
     else:
         step.leave = _ACTIVATED

@@ -76,7 +76,7 @@ class Flow:
 
     @property
     def normed(self) -> torch.Tensor:
-        """[features]: whether a normalisation takes its statistics over a feature."""
+        """[features]: whether a normalization takes its statistics over a feature."""
         return self._masks[1, : self.count]
 
     @property

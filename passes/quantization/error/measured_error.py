@@ -20,9 +20,9 @@ from vitc.graph import constant
 from vitc.graph.nodes import operand
 from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.observe.histogram import MagnitudeHistogram
-from vitc.passes.quantization.observe.observe import Observer
+from vitc.calibration.observer import Observer
 from vitc.passes.quantization.observe.statistics import ChannelStatistics, Third
-from vitc.passes.quantization.scales import fake_quantise
+from vitc.passes.quantization.scales import fake_quantize
 
 #: Rows of a tensor for each probe image, and output channels of a weight: a random choice estimates the whole.
 _ROWS, _CHANNELS = 48, 256
@@ -46,7 +46,7 @@ class TensorProbe:
 
     def rounding(self, limit: float) -> float:
         """The error of rounding with a range that clips nothing; it grows as the square of the limit."""
-        return float(torch.dot((fake_quantise(self.rows, limit) - self.rows).square().flatten(), self.gains.flatten()))
+        return float(torch.dot((fake_quantize(self.rows, limit) - self.rows).square().flatten(), self.gains.flatten()))
 
     def unseen_clipping(self, limit: float) -> float:
         """The error of clipping images that calibration has not seen."""
@@ -56,7 +56,7 @@ class TensorProbe:
         """With any range. Few rows do not show what the whole stream loses by clipping: its histogram does."""
         clipped = self.rows.clamp(-limit, limit)
         excess = (clipped - self.rows).square()
-        rounding = torch.dot((fake_quantise(clipped, limit) - clipped).square().flatten(), self.gains.flatten())
+        rounding = torch.dot((fake_quantize(clipped, limit) - clipped).square().flatten(), self.gains.flatten())
         clipping, amount = float(torch.dot(excess.flatten(), self.gains.flatten())), float(self.shares @ excess.sum(1))
         gain = clipping / amount if amount else float(self.channel_gains.mean())
         lost = max(clipping, gain * histogram.clipped(limit) / self.channels.images)

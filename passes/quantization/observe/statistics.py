@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vitc.passes.quantization.observe.observe import Observer
+from vitc.calibration.observer import Observer
 
 
 class Third:

@@ -20,12 +20,12 @@ from vitc.cost import block_of
 from vitc.graph import module_path
 from vitc.graph.nodes import operand
 from vitc.graph.program import Program
-from vitc.passes.quantization.gemms import QuantisedGemm, corrected_bias
+from vitc.passes.quantization.gemms import QuantizedGemm, corrected_bias
 from vitc.passes.quantization.rounding.adaround import SoftRounding
 from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
 from vitc.passes.quantization.rounding.unrounded import Unrounded
 from vitc.passes.quantization.rounding.walk import Walk
-from vitc.passes.quantization.scales import quantise_weight
+from vitc.passes.quantization.scales import quantize_weight
 
 #: Steps a block, the share of them before weights are driven to integers, and how that drive grows (the paper's).
 _STEPS, _WARM_UP, _BETAS = 600, 0.2, (20.0, 2.0)
@@ -35,43 +35,43 @@ _RATE, _DRIVE = 0.02, 10.0
 
 @dataclass(frozen=True)
 class Block:
-    """A stretch of the quantised graph from its first weight on, and its outputs, each with its twin in the
+    """A stretch of the quantized graph from its first weight on, and its outputs, each with its twin in the
     floating-point graph if it has one there."""
 
     name: str
-    gemms: list[QuantisedGemm]
+    gemms: list[QuantizedGemm]
     nodes: list[Node]
     outputs: dict[Node, Node | None]
 
 
 def round_by_adaround(
-    program: Program, quantised: Program, gemms: Sequence[QuantisedGemm], seed: int
+    program: Program, quantized: Program, gemms: Sequence[QuantizedGemm], seed: int
 ) -> tuple[dict[str, Tensor], list[str]]:
     """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each block. Changes
-    `quantised`, in which the gemms stand in the graph's order."""
+    `quantized`, in which the gemms stand in the graph's order."""
     sample = RoundingSample(program, seed)
-    kept = sample.keeper(quantised, "adaround")
-    blocks = list(_blocks(program.graph, quantised.graph, gemms))
+    kept = sample.keeper(quantized, "adaround")
+    blocks = list(_blocks(program.graph, quantized.graph, gemms))
     gains = sample.token_gains([twin for block in blocks for twin in block.outputs.values() if twin])
-    walk = Walk(quantised.module, sample.batches)
+    walk = Walk(quantized.module, sample.batches)
     generator = torch.Generator().manual_seed(seed)
     lines = []
     for i, block in enumerate(blocks):
         start = walk.advance(block.gemms[0].data)
         weights = {n: gains[twin.name] for n, twin in block.outputs.items() if twin}
-        found = kept(f"{i} {block.name}", partial(_round, sample, quantised, block, start, weights, generator))
+        found = kept(f"{i} {block.name}", partial(_round, sample, quantized, block, start, weights, generator))
         generator.set_state(found["generator"])
         for gemm in block.gemms:
-            gemm.round(quantised.module, found[gemm.name])
+            gemm.round(quantized.module, found[gemm.name])
         error, count = float(found["error"]), len(block.gemms)
         how = f"{count} linears rounded by AdaRound, error ×{error:.2f}" if error < 1 else "rounded to the nearest"
         lines.append(f"{block.name}: {how}")
-    return {g.name: g.integers(quantised.module) - quantise_weight(g.weight)[0] for g in gemms}, lines
+    return {g.name: g.integers(quantized.module) - quantize_weight(g.weight)[0] for g in gemms}, lines
 
 
 def _round(
     sample: RoundingSample,
-    quantised: Program,
+    quantized: Program,
     block: Block,
     start: Sequence[Mapping[Node, Any]],
     gains: Mapping[Node, list[Tensor]],
@@ -79,23 +79,23 @@ def _round(
 ) -> dict[str, Tensor]:
     """Each linear's integers, int8 [O, C] by name, the 'error' as a share of that of the nearest ones, which stay where
     AdaRound finds none better, and the 'generator' as it is left."""
-    fitting = _Fitting(quantised, block, start, gains)
+    fitting = _Fitting(quantized, block, start, gains)
     before = fitting.error(sample.judges)
     fitting.fit(sample.finders, generator)
     after = fitting.error(sample.judges)
     better = after < before
-    integers = {g.name: g.integers(quantised.module) if better else quantise_weight(g.weight)[0] for g in block.gemms}
+    integers = {g.name: g.integers(quantized.module) if better else quantize_weight(g.weight)[0] for g in block.gemms}
     error = torch.tensor(after / before if better else 1.0, dtype=torch.float64)
     return {**integers, "error": error, "generator": generator.get_state()}
 
 
-def _blocks(exact: Graph, quantised: Graph, gemms: Sequence[QuantisedGemm]) -> Iterator[Block]:
+def _blocks(exact: Graph, quantized: Graph, gemms: Sequence[QuantizedGemm]) -> Iterator[Block]:
     """The blocks in the order of the graph. A block that stands in pieces is as many blocks."""
-    nodes = list(quantised.nodes)
+    nodes = list(quantized.nodes)
     order = {n: i for i, n in enumerate(nodes)}
     twins = {n.name: n for n in exact.nodes}
     named = {g.node: twins[g.name] for g in gemms}
-    homes: list[tuple[str, list[QuantisedGemm]]] = []
+    homes: list[tuple[str, list[QuantizedGemm]]] = []
     for gemm in gemms:
         home = block_of(module_path(gemm.node))
         if not homes or homes[-1][0] != home:
@@ -165,8 +165,8 @@ class _Fitting:
         for gemm in self.block.gemms:
             found[gemm.data] = weights[gemm.name]
             if gemm.mean is not None:
-                dequantised = weights[gemm.name] * gemm.steps(self.module)[:, None]
-                found[operand(gemm.node, 2)] = corrected_bias(gemm.weight, dequantised, gemm.bias, gemm.mean)
+                dequantized = weights[gemm.name] * gemm.steps(self.module)[:, None]
+                found[operand(gemm.node, 2)] = corrected_bias(gemm.weight, dequantized, gemm.bias, gemm.mean)
         return found
 
     def _error(self, batch: int, instead: Mapping[Node, Tensor], chosen: Tensor) -> Tensor:

@@ -14,30 +14,30 @@ from torch.fx import Node
 from vitc.graph import module_path
 from vitc.graph.nodes import operand
 from vitc.graph.program import Program
-from vitc.passes.quantization.gemms import QuantisedGemm
+from vitc.passes.quantization.gemms import QuantizedGemm
 from vitc.passes.quantization.rounding.gptq import gptq
 from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
 from vitc.passes.quantization.rounding.walk import Walk
-from vitc.passes.quantization.scales import quantise_weight
+from vitc.passes.quantization.scales import quantize_weight
 
 
 def round_by_gptq(
-    program: Program, quantised: Program, gemms: Sequence[QuantisedGemm], seed: int
+    program: Program, quantized: Program, gemms: Sequence[QuantizedGemm], seed: int
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each. Changes `quantised`, in
+    """Each linear's integers minus the nearest ones, int8 [O, C] by name, and a line for each. Changes `quantized`, in
     which the gemms stand in the graph's order."""
     sample = RoundingSample(program, seed)
-    kept = sample.keeper(quantised, "gptq")
+    kept = sample.keeper(quantized, "gptq")
     by_name = {n.name: n for n in program.graph.nodes}
     gains = sample.token_gains([by_name[g.name] for g in gemms])
-    walk = Walk(quantised.module, sample.batches)
+    walk = Walk(quantized.module, sample.batches)
     offsets, lines = {}, []
     for gemm in gemms:
         start = walk.advance(gemm.data)
         found = kept(gemm.name, partial(_round, sample, gemm, start, gains[gemm.name]))
         offsets[gemm.name], better = found["offsets"], float(found["error"])
         if better < 1:
-            gemm.round(quantised.module, quantise_weight(gemm.weight)[0] + offsets[gemm.name])
+            gemm.round(quantized.module, quantize_weight(gemm.weight)[0] + offsets[gemm.name])
         home = module_path(gemm.node) or gemm.node.name
         lines.append(
             f"{home}: rounded by GPTQ, error ×{better:.2f}" if better < 1 else f"{home}: rounded to the nearest"
@@ -46,12 +46,12 @@ def round_by_gptq(
 
 
 def _round(
-    sample: RoundingSample, gemm: QuantisedGemm, start: Sequence[Mapping[Node, Any]], gains: Sequence[Tensor]
+    sample: RoundingSample, gemm: QuantizedGemm, start: Sequence[Mapping[Node, Any]], gains: Sequence[Tensor]
 ) -> dict[str, Tensor]:
     """'offsets' int8 [O, C] from the nearest integers, and the 'error' as a share of theirs; both of the nearest ones
     where GPTQ's are no better."""
     fit, judge = _moments(sample, [values[operand(gemm.node)] for values in start], gains, gemm.mean)
-    nearest, steps = quantise_weight(gemm.weight)
+    nearest, steps = quantize_weight(gemm.weight)
     rounded = gptq(gemm.weight, steps, fit)
     before, after = (_error(gemm.weight, q, steps, judge) for q in (nearest, rounded))
     if after < before:

@@ -37,13 +37,13 @@ class RoundingSample:
         self.finders, self.judges = (list(mask.split(sizes)) for mask in finders_and_judges(sum(sizes)))
         self._journal = None if program.calibration is None else program.calibration.journal
 
-    def keeper(self, quantised: Program, method: str) -> Keeper:
+    def keeper(self, quantized: Program, method: str) -> Keeper:
         """Asks the calibration journal, if there is one, before it computes what a method finds at one place of a
-        quantised program."""
+        quantized program."""
         if self._journal is None:
             return lambda _, compute: compute()
         images = digest(tensors=[t for batch in self.batches for t in batch])
-        mark = (model_fingerprint(quantised.module), images, str(self.images.seed), method)
+        mark = (model_fingerprint(quantized.module), images, str(self.images.seed), method)
         journal = self._journal
         return lambda place, compute: journal.ask((*mark, place), compute)
 

@@ -1,4 +1,4 @@
-"""A stretch of a quantised graph in which activations are clipped to their ranges and not rounded: weights are the only
+"""A stretch of a quantized graph in which activations are clipped to their ranges and not rounded: weights are the only
 error left, and everything has a derivative."""
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ ops = torch.ops.vitc
 
 
 class Unrounded(FastInterpreter):
-    """Computes a quantised graph's nodes that way."""
+    """Computes a quantized graph's nodes that way."""
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is ops.quantize.default:

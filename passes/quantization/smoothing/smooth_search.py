@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vitc.passes.quantization.error.measured_error import TensorProbe, WeightProbe
 from vitc.passes.quantization.ranges import HEADROOM
-from vitc.passes.quantization.scales import fake_quantise_weight
+from vitc.passes.quantization.scales import fake_quantize_weight
 
 #: A candidate that gains less than this is noise of the sample.
 _LEAST_GAIN = 0.03
@@ -44,7 +44,7 @@ def search_gemm(
     """For x that is read by weights; `weight_peak` [C]: the largest magnitude in each of their columns."""
 
     def error(shift: Tensor, scale: Tensor) -> float:
-        rounded = fake_quantise_weight(weight.weight * scale) / scale
+        rounded = fake_quantize_weight(weight.weight * scale) / scale
         return _range_error(tensor.smoothed(shift, scale)) + weight.error(rounded)
 
     def factors(shift: Tensor, alpha: float) -> Tensor:

@@ -77,7 +77,7 @@ PLACES = ("qk", "probs", "v", "scores")
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_every_way_to_quantise_inside_attention(dtype: str) -> None:
+def test_every_way_to_quantize_inside_attention(dtype: str) -> None:
     for count in range(1, 5):
         for places in itertools.combinations(PLACES, count):
             agree(f.Foreign(frozenset(places), dtype=dtype))

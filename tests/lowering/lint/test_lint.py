@@ -1,4 +1,4 @@
-"""What the lint says of models quantised the way other tools do it."""
+"""What the lint says of models quantized the way other tools do it."""
 
 from __future__ import annotations
 
@@ -33,21 +33,21 @@ def met(report: LintReport, *, at_least: str = "warning") -> dict[str, int]:
     ("style", "expected"),
     [
         (f.MODELOPT, {"attention-float": 1, "gemm-float32": 2}),
-        (f.MODELOPT_RESIDUAL, {"gemm-half-sums": 5, "residual-quantised": 2}),
-        (f.NNCF, {"gemm-split-after": 1, "residual-quantised": 2}),
+        (f.MODELOPT_RESIDUAL, {"gemm-half-sums": 5, "residual-quantized": 2}),
+        (f.NNCF, {"gemm-split-after": 1, "residual-quantized": 2}),
         (
             f.NNCF_TRANSFORMER,
             {"conv-asymmetric": 1, "gemm-asymmetric": 6, "attention-part-int8": 1, "gemm-activation-only": 1},
         ),
         (
             f.ORT_GEMMS,
-            {"product-quantised": 5, "attention-scores-quantised": 1},
+            {"product-quantized": 5, "attention-scores-quantized": 1},
         ),
         (
             f.ORT_ALL,
             {
-                "product-quantised": 5, "attention-scores-quantised": 1, "residual-quantised": 2,
-                "float-operator-quantised": 4,
+                "product-quantized": 5, "attention-scores-quantized": 1, "residual-quantized": 2,
+                "float-operator-quantized": 4,
                 "bias-int32": 5,
             },
         ),
@@ -68,9 +68,9 @@ def test_styles(style: f.Foreign, expected: dict[str, int]) -> None:
 
 
 def test_the_two_known_failures_are_errors_on_orin() -> None:
-    """Residual adds quantised, and a decomposed LayerNorm in FP16: 0.03 % and 19 % top-1 on a real device."""
+    """Residual adds quantized, and a decomposed LayerNorm in FP16: 0.03 % and 19 % top-1 on a real device."""
     residual = lint(f.foreign_vit(f.MODELOPT_RESIDUAL), "orin")
-    assert met(residual, at_least="error") == {"residual-quantised": 2}
+    assert met(residual, at_least="error") == {"residual-quantized": 2}
     assert [v.nodes[0] for v in residual.errors] == ["/blocks.0/Add", "/blocks.0/Add_1"]
     decomposed = lint(f.foreign_vit(f.DECOMPOSED_HALF), "orin")
     assert {v.module for v in decomposed.errors} == {"blocks.0.norm1", "blocks.0.norm2", "norm"}
@@ -105,7 +105,7 @@ def test_integer_operators_are_refused_by_tensorrt() -> None:
     assert model.graph.node[0].name == ""  # the caller's model stays as it is
 
 
-def test_scales_that_differ_where_tensors_meet_and_constants_quantised_in_vain() -> None:
+def test_scales_that_differ_where_tensors_meet_and_constants_quantized_in_vain() -> None:
     values = {"a": 0.1, "b": 0.2}
     constants = [numpy_helper.from_array(np.array(v, np.float32), k) for k, v in values.items()]
     constants += [
@@ -123,7 +123,7 @@ def test_scales_that_differ_where_tensors_meet_and_constants_quantised_in_vain()
     graph = helper.make_graph(nodes, "meet", [value("x", 1, [1, 4])], [value("y", 1, [2, 4])], constants)
     report = lint(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), "orin")
     assert [(v.rule.id, v.nodes[0]) for v in report.verdicts] == [
-        ("weight-quantised-in-vain", "/table"),
+        ("weight-quantized-in-vain", "/table"),
         ("scales-differ-where-tensors-meet", "/concat"),
     ]
 
@@ -181,7 +181,7 @@ def test_text_and_json() -> None:
         "tensorrt-rtx 1.7: 3 fused attention, 13 INT8 GEMM, 1 INT8 convolution; 19 errors",
         "",
         "patch_embed          note     1 INT8 convolution",
-        "blocks.0 … blocks.2  error    4 INT8 GEMM, 1 fused attention, 2 residual-quantised",
+        "blocks.0 … blocks.2  error    4 INT8 GEMM, 1 fused attention, 2 residual-quantized",
         "head                 error    1 INT8 GEMM",
         "",
         "error: gemm-half-sums, 13×: FP16 scales, and weights with one scale per output channel",
@@ -196,7 +196,7 @@ def test_text_and_json() -> None:
         ),
         "  source  log: docs/decisions/0010-tensorrt-spelling.md",
         "",
-        "error: residual-quantised, 6×: an operand of a residual Add is quantised",
+        "error: residual-quantized, 6×: an operand of a residual Add is quantized",
         (
             "  at      /blocks.0/Add (module blocks.0), /blocks.0/Add_1 (module blocks.0), /blocks.1/Add (module"
             " blocks.1) and 3 more"
@@ -208,7 +208,7 @@ def test_text_and_json() -> None:
     assert "note: conv-int8, 1×" in report.text(notes=True)
     data = json.loads(json.dumps(report.to_dict()))
     assert (data["engine"], data["counts"]["error"], data["summary"]["INT8 GEMM"]) == (RTX, 19, 13)
-    assert data["blocks"]["blocks.1"] == {"INT8 GEMM": 4, "fused attention": 1, "residual-quantised": 2}
+    assert data["blocks"]["blocks.1"] == {"INT8 GEMM": 4, "fused attention": 1, "residual-quantized": 2}
 
 
 def test_a_path_and_bytes(tmp_path: Path) -> None:

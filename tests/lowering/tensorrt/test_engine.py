@@ -30,7 +30,7 @@ def test_int8_arrives_on_every_capability(capability: str) -> None:
     engine = built(Spelling(), capability)
     summary = engine.layers.summary()
     assert (summary["plugin"], summary["INT8 GEMM"]) == (2, 2 * 4 + 1)
-    assert not {"FP16 GEMM", "FP32 GEMM", "dequantise + FP GEMM", "fused attention"} & set(summary)
+    assert not {"FP16 GEMM", "FP32 GEMM", "dequantize + FP GEMM", "fused attention"} & set(summary)
     assert engine.layers.under("blocks").of(Kind.REFORMAT) == ()
     assert engine.layers.unscaled_half() == ()
     assert (engine.capability, engine.distribution) == (capability, "tensorrt_rtx")
@@ -65,7 +65,7 @@ def test_a_network_without_int8() -> None:
 
 def test_weights_scaled_along_the_wrong_axis_are_seen() -> None:
     summary = built(Spelling(linear="matmul_wrong_axis")).layers.summary()
-    assert summary["dequantise + FP GEMM"] == 8
+    assert summary["dequantize + FP GEMM"] == 8
 
 
 def test_fp16_scales_leave_the_sums_unscaled() -> None:

@@ -21,7 +21,7 @@ from vitc.passes.quantization.rounding.gptq import gptq
 from vitc.passes.quantization.rounding.rounding_sample import RoundingSample
 from vitc.passes.quantization.rounding.unrounded import Unrounded
 from vitc.passes.quantization.rounding.walk import Walk
-from vitc.passes.quantization.scales import quantise_weight
+from vitc.passes.quantization.scales import quantize_weight
 
 SHAPE = (1, 8, 8)
 GPTQ = "smooth-activations,quantize-int8{rounding=gptq}"
@@ -40,7 +40,7 @@ def _error(weight: Tensor, integers: Tensor, steps: Tensor, moment: Tensor) -> T
 def test_gptq_comes_close_to_the_best_of_all_roundings() -> None:
     weight, inputs = _random(32, 8), _random(64, 8, seed=1) @ _random(8, 8, seed=2)
     moment = inputs.T @ inputs
-    nearest, steps = quantise_weight(weight)
+    nearest, steps = quantize_weight(weight)
     down = (weight / steps[:, None]).floor()
     ways = torch.tensor(list(product((0.0, 1.0), repeat=8)))
     best = torch.stack([_error(weight, (down + way).clamp(-127, 127), steps, moment) for way in ways]).amin(0)
@@ -54,7 +54,7 @@ def test_gptq_comes_close_to_the_best_of_all_roundings() -> None:
 def test_soft_rounding_starts_at_the_weight_and_ends_at_a_neighbour() -> None:
     weight = _random(6, 40)
     weight[3] = 0.0
-    _, steps = quantise_weight(weight)
+    _, steps = quantize_weight(weight)
     soft = SoftRounding(weight, steps)
     torch.testing.assert_close(soft.soft() * steps[:, None], weight, atol=1e-3, rtol=0)
     assert ((soft.integers() * steps[:, None] - weight).abs() <= 1.001 * steps[:, None]).all()
@@ -67,14 +67,14 @@ def test_soft_rounding_starts_at_the_weight_and_ends_at_a_neighbour() -> None:
 
 def test_uncorrelated_inputs_are_rounded_to_the_nearest() -> None:
     weight = _random(16, 300)
-    nearest, steps = quantise_weight(weight)
+    nearest, steps = quantize_weight(weight)
     assert torch.equal(gptq(weight, steps, torch.diag(_random(300).abs() + 0.1)), nearest)
 
 
 def test_dead_inputs_and_channels() -> None:
     weight, inputs = _random(4, 200), _random(50, 200, seed=1)  # fewer inputs than columns, too
     weight[1], inputs[:, 7] = 0.0, 0.0
-    nearest, steps = quantise_weight(weight)
+    nearest, steps = quantize_weight(weight)
     rounded = gptq(weight, steps, inputs.T @ inputs)
     assert not rounded[1].any()
     assert torch.equal(rounded[:, 7], nearest[:, 7])
@@ -113,15 +113,15 @@ def _linears(program: Program) -> list[Node]:
     return [n for n in program.graph.nodes if n.target is torch.ops.aten.linear.default]
 
 
-def _only_weights(quantised: Program, tiled: Program) -> Program:
+def _only_weights(quantized: Program, tiled: Program) -> Program:
     """The floating-point program with the weights and biases of the INT8 one."""
     program = tiled.fork()
-    for i, (new, old) in enumerate(zip(_linears(program), _linears(quantised), strict=True)):
+    for i, (new, old) in enumerate(zip(_linears(program), _linears(quantized), strict=True)):
         weight = old.args[1]
         if weight.target is torch.ops.vitc.dequantize.default:
-            integers, steps = (constant(quantised.module, n) for n in weight.args[:2])
+            integers, steps = (constant(quantized.module, n) for n in weight.args[:2])
             with program.graph.inserting_before(new):
-                for j, value in ((1, integers * steps[:, None]), (2, constant(quantised.module, old.args[2]))):
+                for j, value in ((1, integers * steps[:, None]), (2, constant(quantized.module, old.args[2]))):
                     program.module.register_buffer(f"int8_{i}_{j}", value)
                     new.update_arg(j, program.graph.get_attr(f"int8_{i}_{j}"))
     program.module.recompile()

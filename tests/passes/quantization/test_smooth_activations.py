@@ -108,9 +108,9 @@ def test_bias_correction_removes_the_mean_error() -> None:
     program = through(captured(Linear(), images[:2]), TILED).evolve(calibration=CalibrationStream(images, (shape,)))
     errors = []
     for option in ("false", "true"):
-        quantised = through(program, f"quantize-int8{{correct_bias={option}}}")
-        assert quantised.journal[-1].notes[-1].startswith("1 GEMMs")
-        errors.append((outputs(quantised, images) - outputs(program, images)).mean((0, 1)).norm())
+        quantized = through(program, f"quantize-int8{{correct_bias={option}}}")
+        assert quantized.journal[-1].notes[-1].startswith("1 GEMMs")
+        errors.append((outputs(quantized, images) - outputs(program, images)).mean((0, 1)).norm())
     assert errors[1] < errors[0] / 3
 
 

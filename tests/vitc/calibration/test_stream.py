@@ -50,7 +50,7 @@ def test_an_exception_of_the_users_stream_is_chained_and_placed() -> None:
         (torch.randn(2, 3, 5, 5), r"shape \[2, 3, 5, 5\], the model takes \[batch, 3, 4, 4\]"),
         ([torch.zeros(0, 3, 4, 4)], r"shape \[0, 3, 4, 4\]"),
         ([torch.randn(2, 3, 4, 4), torch.full((2, 3, 4, 4), torch.nan)], "batch 1 holds 96 NaN or inf of 96 values"),
-        (np.zeros((2, 3, 4, 4), np.uint8), "dtype torch.uint8; normalise the images"),
+        (np.zeros((2, 3, 4, 4), np.uint8), "dtype torch.uint8; normalize the images"),
         ([b"\xff\xd8\xff"], "batch 0 is a bytes, not a tensor or array"),
     ],
     ids=["no batch", "greyscale", "size", "empty batch", "nan later", "bytes of pixels", "undecoded"],

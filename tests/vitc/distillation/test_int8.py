@@ -8,12 +8,12 @@ import torch
 import vitc
 from vitc.calibration.stream import CalibrationStream
 from vitc.demo.digits import DigitsViT
-from vitc.distillation.int8 import FakeQuantised, round_activation, round_weight
+from vitc.distillation.int8 import FakeQuantized, round_activation, round_weight
 from vitc.errors import CalibrationError
 from vitc.frontend.capture import capture
 from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
-from vitc.passes.quantization.scales import fake_quantise, fake_quantise_weight
+from vitc.passes.quantization.scales import fake_quantize, fake_quantize_weight
 from vitc.pipeline import parse_pipeline, run_pipeline
 from vitc.pipeline.default import CANONICAL
 
@@ -42,11 +42,11 @@ def _outputs(module: torch.nn.Module) -> torch.Tensor:
 def test_rounding_is_what_the_engine_does_and_its_derivative_is_straight_through() -> None:
     x = torch.tensor([0.1, -0.34, 0.99, 4.0], requires_grad=True)
     out = round_activation(x, torch.tensor(1 / 128).log())
-    torch.testing.assert_close(out, fake_quantise(x, 127 / 128))
+    torch.testing.assert_close(out, fake_quantize(x, 127 / 128))
     out.sum().backward()
     assert x.grad.tolist() == [1.0, 1.0, 1.0, 0.0]
     weight = torch.randn(4, 8)
-    torch.testing.assert_close(round_weight(weight), fake_quantise_weight(weight))
+    torch.testing.assert_close(round_weight(weight), fake_quantize_weight(weight))
 
 
 def test_the_step_s_derivative_is_lsq_s() -> None:
@@ -57,7 +57,7 @@ def test_the_step_s_derivative_is_lsq_s() -> None:
 
 
 def test_the_student_computes_what_the_int8_graph_will(teacher: torch.nn.Module) -> None:
-    student = FakeQuantised(_tiled(teacher), INT8)
+    student = FakeQuantized(_tiled(teacher), INT8)
     program = run_pipeline(student.program(), FULL)
     torch.testing.assert_close(_outputs(student.module), _outputs(program.module), rtol=1e-4, atol=1e-5)
     assert not torch.allclose(_outputs(student.module), _outputs(teacher), atol=1e-4)
@@ -67,7 +67,7 @@ def test_the_student_computes_what_the_int8_graph_will(teacher: torch.nn.Module)
 def test_training_brings_int8_nearer_to_the_teacher(learn_steps: bool, teacher: torch.nn.Module) -> None:
     program = _tiled(teacher)
     narrow = {name: 0.3 * limit for name, limit in INT8.with_ranges(program, INT8.sites(program)).ranges.items()}
-    student = FakeQuantised(program.calibrated(narrow, {}), INT8, learn_steps)
+    student = FakeQuantized(program.calibrated(narrow, {}), INT8, learn_steps)
     before = _outputs(run_pipeline(student.program(), FULL).module)
     stages = (vitc.Features(epochs=10, rate=3e-3), vitc.Logits(epochs=20, rate=3e-3, soft=1.0))
     vitc.distill(student.module, teacher, IMAGES, stages=stages, config=vitc.DistillConfig(batch_size=16))
@@ -82,4 +82,4 @@ def test_training_brings_int8_nearer_to_the_teacher(learn_steps: bool, teacher: 
 
 def test_ranges_must_be_known(teacher: torch.nn.Module) -> None:
     with pytest.raises(CalibrationError, match="INT8 needs ranges for .* pass calibration=images"):
-        FakeQuantised(_tiled(teacher, calibrated=False), INT8)
+        FakeQuantized(_tiled(teacher, calibrated=False), INT8)

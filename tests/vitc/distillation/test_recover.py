@@ -1,4 +1,4 @@
-"""compile(prune=, distill=): prune, learn back, quantise, in one call."""
+"""compile(prune=, distill=): prune, learn back, quantize, in one call."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _error(compiled: Any, model: torch.nn.Module) -> float:
         return float((compiled(IMAGES) - model(IMAGES)).square().mean())
 
 
-def test_prune_distill_quantise_in_one_call() -> None:
+def test_prune_distill_quantize_in_one_call() -> None:
     model = _teacher()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     wanted = {"data": IMAGES, "stages": (vitc.Features(epochs=4), vitc.Logits(epochs=12, soft=1.0, rate=3e-3))}

@@ -78,10 +78,10 @@ def _integers(m: Model, x: Tensor) -> Tensor:
         (
             lambda m, x: _integers(m, x) + _integers(m, 2 * x),
             (ClaimsQuantized(),),
-            "adds two dequantised tensors; residual adds stay in floating point",
+            "adds two dequantized tensors; residual adds stay in floating point",
         ),
     ],
-    ids=["clone", "batch norm", "attention not tiled", "integers too early", "quantised residual"],
+    ids=["clone", "batch norm", "attention not tiled", "integers too early", "quantized residual"],
 )
 def test_what_a_stage_forbids(function: Callable[..., Tensor], passes: str | tuple[Pass, ...], message: str) -> None:
     chosen = parse_pipeline(passes) if isinstance(passes, str) else passes
@@ -99,5 +99,5 @@ def test_ten_are_listed_and_the_rest_counted() -> None:
         run_pipeline(_captured(copies), parse_pipeline("canonical"))
 
 
-def test_a_dequantised_branch_on_a_floating_residual_is_legal() -> None:
+def test_a_dequantized_branch_on_a_floating_residual_is_legal() -> None:
     run_pipeline(_captured(lambda m, x: x + _integers(m, x)), (ClaimsQuantized(),))

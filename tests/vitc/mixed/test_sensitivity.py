@@ -42,7 +42,7 @@ def test_from_the_middle_is_the_same_as_from_the_start(model: torch.nn.Module) -
     measure = Measure(split, found, images=12)
     for name, sites in found.items():
         with torch.no_grad():
-            want, got = split.program.module(IMAGES), measure.quantised(sites).module(IMAGES)
+            want, got = split.program.module(IMAGES), measure.quantized(sites).module(IMAGES)
         sqnr = 10 * torch.log10(want.square().sum() / (want - got).square().sum())
         assert measure.row(name, sites).sqnr_db == pytest.approx(float(sqnr), abs=0.05)
 

@@ -33,7 +33,7 @@ def program() -> Program:
                    torch.randn(2, 4))  # fmt: skip
 
 
-_quantisers = st.builds(
+_quantizers = st.builds(
     QuantizeInt8,
     calibrator=st.sampled_from(["minmax", "percentile", "mse", "entropy"]),
     attention=st.booleans(),
@@ -45,7 +45,7 @@ _tilers = st.builds(TileAttention, tile_q=st.integers(0, 512), tile_k=st.integer
 
 
 @settings(deadline=None, max_examples=60)
-@given(st.lists(_quantisers | _tilers, max_size=4).map(tuple))
+@given(st.lists(_quantizers | _tilers, max_size=4).map(tuple))
 def test_text_round_trip(passes: tuple[Pass, ...]) -> None:
     assert parse_pipeline(print_pipeline(passes)) == passes
 

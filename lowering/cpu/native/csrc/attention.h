@@ -129,7 +129,7 @@ inline void attention_head(const uint8_t* qkv, const Attention& spec, int tokens
         for (int r = 0; r < rows; r++)
             row_scale[r] =
                 spec.value_scale[head] / static_cast<float>(softmax_row(scores + r * padded, scored, weights + r * padded));
-        const Output to_out{Leave::kRowScaledQuantised, out + static_cast<int64_t>(m) * width + head * dim, width, nullptr, 0.0f,
+        const Output to_out{Leave::kRowScaledQuantized, out + static_cast<int64_t>(m) * width + head * dim, width, nullptr, 0.0f,
                             128, row_scale};
         for (int panel = 0; panel < dim_padded / kPanel; panel++)
             gemm(weights, padded, by_values, panel, panel, to_out, 0, rows);

@@ -18,9 +18,9 @@ constexpr int kTileRows = 14;  // 14 x 2 sums, 2 vectors of weights and 1 of act
 enum class Leave : int32_t {
     kReal = 0,                // y, FP32
     kAddTo = 1,               // y is added to what is there, FP32
-    kQuantised = 2,           // round(y) + zero, u8: scale and bias are over the output's step already
-    kActivatedQuantised = 3,  // round(activation(y) / step) + zero, u8
-    kRowScaledQuantised = 4,  // round(sum * row_scale[m]) + zero, u8: what attention ends with
+    kQuantized = 2,           // round(y) + zero, u8: scale and bias are over the output's step already
+    kActivatedQuantized = 3,  // round(activation(y) / step) + zero, u8
+    kRowScaledQuantized = 4,  // round(sum * row_scale[m]) + zero, u8: what attention ends with
 };
 
 struct Weights {
@@ -36,9 +36,9 @@ struct Output {
     void* data;            // float [M, stride] (kReal, kAddTo) or uint8_t [M, stride]
     int64_t stride;
     const Activation* activation;
-    float inverse_step;      // kActivatedQuantised: 1 / step of the output
+    float inverse_step;      // kActivatedQuantized: 1 / step of the output
     int32_t zero;            // the u8 that stands for 0: 128, unless an activation's range is one-sided
-    const float* row_scale;  // kRowScaledQuantised
+    const float* row_scale;  // kRowScaledQuantized
 };
 
 template <Leave leave>
@@ -49,7 +49,7 @@ inline void leave_one(const Output& out, int64_t m, int n, F y) {
         float* at = static_cast<float*>(out.data) + m * out.stride + n;
         store(at, add(load(at), y));
     } else {
-        if constexpr (leave == Leave::kActivatedQuantised)
+        if constexpr (leave == Leave::kActivatedQuantized)
             y = mul(out.activation->apply(y), splat(out.inverse_step));
         store_u8(static_cast<uint8_t*>(out.data) + m * out.stride + n, add(nearest(y), splat(out.zero)));
     }
@@ -82,7 +82,7 @@ inline void gemm_tile(const uint8_t* a, int64_t a_stride, const Weights& w, int 
     for (int half = 0; half < 2; half++) {
         const int at = n + half * kLanes;
         if (at >= w.n) break;
-        if constexpr (leave == Leave::kRowScaledQuantised) {
+        if constexpr (leave == Leave::kRowScaledQuantized) {
 #pragma GCC unroll 16
             for (int r = 0; r < Rows; r++)
                 leave_one<leave>(out, m + r, at, mul(real(sums[r][half]), splat(out.row_scale[m + r])));
@@ -123,11 +123,11 @@ inline void gemm(const uint8_t* a, int64_t a_stride, const Weights& w, int panel
     switch (out.leave) {
         case Leave::kReal: return gemm_rows<Leave::kReal>(a, a_stride, w, panel, next, out, first, last);
         case Leave::kAddTo: return gemm_rows<Leave::kAddTo>(a, a_stride, w, panel, next, out, first, last);
-        case Leave::kQuantised: return gemm_rows<Leave::kQuantised>(a, a_stride, w, panel, next, out, first, last);
-        case Leave::kActivatedQuantised:
-            return gemm_rows<Leave::kActivatedQuantised>(a, a_stride, w, panel, next, out, first, last);
-        case Leave::kRowScaledQuantised:
-            return gemm_rows<Leave::kRowScaledQuantised>(a, a_stride, w, panel, next, out, first, last);
+        case Leave::kQuantized: return gemm_rows<Leave::kQuantized>(a, a_stride, w, panel, next, out, first, last);
+        case Leave::kActivatedQuantized:
+            return gemm_rows<Leave::kActivatedQuantized>(a, a_stride, w, panel, next, out, first, last);
+        case Leave::kRowScaledQuantized:
+            return gemm_rows<Leave::kRowScaledQuantized>(a, a_stride, w, panel, next, out, first, last);
     }
 }
 

@@ -89,7 +89,7 @@ def test_a_closed_engine_says_so() -> None:
         (transformer(hidden=24), "is 32 x 24: rows in fours and columns in sixteens are packed"),
         (transformer(between="Relu"), "Relu 'Relu_.*' stands between the blocks"),
         (transformer(depth=0), "the graph has no INT8 linear layer"),
-        (changed(transformer(), "LayerNormalization", axis=-2), "is quantised by itself, not behind a LayerNorm"),
+        (changed(transformer(), "LayerNormalization", axis=-2), "is quantized by itself, not behind a LayerNorm"),
     ],
 )
 def test_what_it_refuses(proto: onnx.ModelProto, message: str) -> None:

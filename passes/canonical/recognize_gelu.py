@@ -1,4 +1,4 @@
-"""recognise-gelu: 0.5·x·(1 + erf(x/√2)) written out becomes one aten.gelu (Hendrycks & Gimpel, arXiv 1606.08415)."""
+"""recognize-gelu: 0.5·x·(1 + erf(x/√2)) written out becomes one aten.gelu (Hendrycks & Gimpel, arXiv 1606.08415)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ aten = torch.ops.aten
 
 @register_pass
 @dataclass(frozen=True)
-class RecogniseGelu(Pass):
+class RecognizeGelu(Pass):
     """Matches the erf form whatever the order of its factors."""
 
-    name = "recognise-gelu"
+    name = "recognize-gelu"
     after = ("drop-noops",)
 
     def run(self, program: Program) -> Program:

@@ -1,4 +1,4 @@
-"""recognise-layer-norm: (x − mean)/√(var + ε)·γ + β written out becomes one aten.layer_norm (arXiv 1607.06450).
+"""recognize-layer-norm: (x − mean)/√(var + ε)·γ + β written out becomes one aten.layer_norm (arXiv 1607.06450).
 
 A decomposed LayerNorm overflows in FP16 (x² leaves the range at |x| > 255) and no engine fuses it well.
 """
@@ -20,10 +20,10 @@ aten = torch.ops.aten
 
 @register_pass
 @dataclass(frozen=True)
-class RecogniseLayerNorm(Pass):
+class RecognizeLayerNorm(Pass):
     """Matches centred/√(mean(centred²) + ε), as division or product with rsqrt, over the last dimension."""
 
-    name = "recognise-layer-norm"
+    name = "recognize-layer-norm"
     after = ("drop-noops",)
 
     def run(self, program: Program) -> Program:
@@ -42,7 +42,7 @@ class RecogniseLayerNorm(Pass):
 
 
 def _match(node: Node) -> tuple[Node, float] | None:
-    """(x, ε) if `node` is the normalised value."""
+    """(x, ε) if `node` is the normalized value."""
     if node.target not in (aten.div.Tensor, aten.mul.Tensor) or not all(isinstance(a, Node) for a in node.args):
         return None
     centred, inverse = node.all_input_nodes[0], node.all_input_nodes[-1]
@@ -75,7 +75,7 @@ def _is_last_mean(node: object) -> bool:
 
 
 def _affine(node: Node, width: int) -> tuple[Node, Node | None, Node | None]:
-    """The last node of ·γ and +β after the normalised value, with γ and β where they are there."""
+    """The last node of ·γ and +β after the normalized value, with γ and β where they are there."""
     last = node
     found: list[Node | None] = []
     for target in (aten.mul.Tensor, aten.add.Tensor):

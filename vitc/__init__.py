@@ -12,7 +12,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from vitc.version import __version__
+from vitc.version import __version__ as __version__
 
 _HOMES = {
     "BatchRange": "vitc.graph.program",
@@ -98,7 +98,6 @@ __all__ = [
     "Rewriter",
     "Target",
     "VitcError",
-    "__version__",
     "available_targets",
     "compile",
     "distill",

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitc.calibration.observer import Observer
 from vitc.graph.nodes import argument, operand
 from vitc.graph.program import Program
 from vitc.passes.quantization.calibrators import CALIBRATORS
 from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.error.measured_error import Part, TensorProbe, probe
 from vitc.passes.quantization.observe.histogram import MagnitudeHistogram
-from vitc.calibration.observer import Observer
 from vitc.passes.quantization.observe.observe import observe
 from vitc.passes.quantization.observe.peaks import peak_observers, peaks_of
 from vitc.passes.quantization.observe.statistics import ChannelStatistics

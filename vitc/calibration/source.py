@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from vitc.calibration.stream import CalibrationStream
 from vitc.calibration.journal import CalibrationJournal
+from vitc.calibration.preprocessing import ImageFolder
+from vitc.calibration.stream import CalibrationStream
 from vitc.errors import CalibrationError
 from vitc.graph.program import Program
-from vitc.calibration.preprocessing import ImageFolder
 
 
 def calibration_stream(data: Any, program: Program, resume: str | Path | None = None) -> CalibrationStream:

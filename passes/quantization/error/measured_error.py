@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitc.calibration.observer import Observer
 from vitc.graph import constant
 from vitc.graph.nodes import operand
 from vitc.passes.quantization.error.importance import ProbeImages
 from vitc.passes.quantization.observe.histogram import MagnitudeHistogram
-from vitc.calibration.observer import Observer
 from vitc.passes.quantization.observe.statistics import ChannelStatistics, Third
 from vitc.passes.quantization.scales import fake_quantize
 

@@ -181,7 +181,7 @@ def fake_tensorrt(context: Context | None) -> Any:
 @pytest.fixture(autouse=True)
 def _no_plugin(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
     if "fake" in request.node.name:
-        monkeypatch.setattr(tensorrt_engine.plugin, "register", lambda _: None)
+        monkeypatch.setattr(tensorrt_engine.python_plugin, "register", lambda _: None)
         monkeypatch.setattr(tensorrt_engine, "build_log", lambda _: SimpleNamespace(logger=None))
 
 

@@ -174,11 +174,6 @@ def _getitem(e: Emitter, node: Node) -> Any:
     return e.names[source][index]  # type: ignore[index]
 
 
-def load_handlers() -> None:
-    """Imports every family of handlers."""
-    from vitc.lowering.onnx import ops_math, ops_nn, ops_shape, ops_vitc  # noqa: F401
-
-
 def literal(node: Node, index: int, name: str, default: Any) -> Any:
     """Argument `index` or keyword `name` of a node."""
     if len(node.args) > index:
@@ -186,4 +181,4 @@ def literal(node: Node, index: int, name: str, default: Any) -> Any:
     return node.kwargs.get(name, default)
 
 
-__all__ = ["ONNX_TYPES", "OPSET", "Emitter", "emits", "literal", "load_handlers", "op_name", "supported_ops"]
+__all__ = ["ONNX_TYPES", "OPSET", "Emitter", "emits", "literal", "op_name", "supported_ops"]

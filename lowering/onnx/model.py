@@ -14,7 +14,8 @@ from torch.fx import Node
 from vitc.errors import LoweringError
 from vitc.graph.nodes import constant, is_constant, is_tensor, shape_of, val
 from vitc.graph.program import Program
-from vitc.lowering.onnx.emitter import ONNX_TYPES, OPSET, Emitter, load_handlers
+from vitc.lowering.onnx import ops_math, ops_nn, ops_shape, ops_vitc  # noqa: F401  they register their handlers
+from vitc.lowering.onnx.emitter import ONNX_TYPES, OPSET, Emitter
 from vitc.lowering.onnx.functions import functions_of
 
 #: ONNX opset 20 belongs to IR 9; overloads of functions came with IR 10.
@@ -60,7 +61,6 @@ def lower(program: Program, name: str = "vitc") -> OnnxModel:
         raise LoweringError(
             f"lowering needs stage 'tiled' or 'quantized', the program is at {program.stage!r}; run 'tile-attention'"
         )
-    load_handlers()
     emitter = Emitter(program.module)
     inputs, outputs = [], []
     for node in program.graph.nodes:

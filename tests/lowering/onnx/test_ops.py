@@ -21,7 +21,6 @@ from vitc.lowering.onnx import emitter
 from vitc.lowering.onnx.model import OnnxModel, lower
 
 aten, own = torch.ops.aten, torch.ops.vitc
-emitter.load_handlers()
 
 X = (4, 6)  # of one image: the batch comes before it
 IMAGE = (4, 8, 8)

@@ -16,7 +16,9 @@ from vitc.version import __version__ as __version__
 
 _HOMES = {
     "BatchRange": "vitc.graph.program",
+    "Classification": "vitc.bundle.task",
     "CompiledModel": "vitc.compiler.compiled",
+    "Detection": "vitc.bundle.task",
     "DistillConfig": "vitc.distillation",
     "DistillResult": "vitc.distillation",
     "Dump": "vitc.pipeline.instruments",
@@ -54,6 +56,7 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
+    from vitc.bundle.task import Classification, Detection
     from vitc.calibration.preprocessing import ImageFolder, Preprocessing
     from vitc.compiler.api import compile, plan
     from vitc.compiler.compiled import CompiledModel
@@ -78,8 +81,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BatchRange",
+    "Classification",
     "CompiledModel",
     "Criterion",
+    "Detection",
     "DistillConfig",
     "DistillResult",
     "Dump",

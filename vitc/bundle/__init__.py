@@ -12,17 +12,21 @@ from vitc.bundle.manifest import SCHEMA
 from vitc.bundle.read import Bundle, read_bundle
 from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
 from vitc.bundle.structure import leaf_names, rebuild
+from vitc.bundle.task import Classification, Detection, Task
 from vitc.bundle.write import write_bundle
 
 __all__ = [
     "SCHEMA",
     "Bundle",
     "BundleContents",
+    "Classification",
+    "Detection",
     "Dim",
     "FileRecord",
     "Golden",
     "GoldenFiles",
     "Manifest",
+    "Task",
     "TensorInfo",
     "Tolerance",
     "VersionRange",

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitc.bundle.records import Dim, TensorInfo, Tolerance, VersionRange
+from vitc.bundle.task import Task
 
 
 @dataclass(frozen=True)
@@ -44,3 +45,4 @@ class BundleContents:
     golden: tuple[Golden, ...] = ()
     calibration: Mapping[str, Any] | None = None
     plugin: Mapping[str, Path | bytes] = field(default_factory=lambda: MappingProxyType({}))
+    task: Task | None = None

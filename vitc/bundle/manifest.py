@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 from vitc.bundle.paths import checked
 from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
-from vitc.errors import BundleError
+from vitc.bundle.task import Task, task_from_dict, task_to_dict
+from vitc.errors import BundleError, InputError
 
 FORMAT = "vitc-bundle"
-SCHEMA = 1
+SCHEMA = 2  # 2 has the key 'task'; 1 is still read
 NAME = "manifest.json"
 
 # A manifest is some kilobytes. Anything near this is not one, and must not be read into memory.
@@ -47,6 +48,7 @@ def _plain(manifest: Manifest) -> dict[str, Any]:
         "golden": [{"inputs": dict(pair.inputs), "outputs": dict(pair.outputs)} for pair in manifest.golden],
         "calibration": manifest.calibration,
         "plugin": list(manifest.plugin),
+        "task": task_to_dict(manifest.task) if manifest.task else None,
         "files": {path: asdict(record) for path, record in sorted(manifest.files.items())},
     }
 
@@ -177,6 +179,7 @@ def _manifest(r: _Reader) -> Manifest:
         plugin=tuple(_strings(r.take("plugin", list), r.where)),
         model=r.take("model", str),
         files=r.table("files", _read_file),
+        task=_read_task(r) if r.take("schema", int) > 1 else None,
     )
     for path in manifest.files:
         checked(path, r.where)
@@ -213,6 +216,14 @@ def _read_versions(r: _Reader) -> VersionRange:
 
 def _read_tolerance(r: _Reader) -> Tolerance:
     return Tolerance(float(r.take("cosine", int, float)), float(r.take("relative", int, float)))
+
+
+def _read_task(r: _Reader) -> Task | None:
+    plain = r.take("task", dict, type(None))
+    try:
+        return None if plain is None else task_from_dict(plain)
+    except InputError as error:
+        raise BundleError(f"{r.where}: {error}") from error
 
 
 def _read_file(r: _Reader) -> FileRecord:

@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from vitc.bundle.structure import leaf_names
-from vitc.errors import BundleError
+from vitc.bundle.task import Task, check_task
+from vitc.errors import BundleError, InputError
 
 # numpy's names. bfloat16 is not among them: numpy can't hold it, so nothing at a model's border may have it.
 DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
@@ -138,6 +139,7 @@ class Manifest:
     plugin: tuple[str, ...] = ()
     model: str = "model.onnx"
     files: Mapping[str, FileRecord] = field(default_factory=lambda: MappingProxyType({}))
+    task: Task | None = None
 
     def __post_init__(self) -> None:
         self._check_tensors()
@@ -145,6 +147,11 @@ class Manifest:
         for name in leaf_names(self.structure):
             if name not in outputs:
                 raise BundleError(f"the output structure names {name!r}; the outputs are: {', '.join(outputs)}")
+        if self.task is not None:
+            try:
+                check_task(self.task, self.structure, {info.name: info.shape for info in self.outputs})
+            except InputError as error:
+                raise BundleError(f"the task does not fit the outputs: {error}") from error
         for pair in self.golden:
             for kind, tensors, infos in (
                 ("inputs", pair.inputs, self.inputs),

@@ -116,6 +116,7 @@ def _fill(folder: Path, contents: BundleContents) -> None:
         calibration=_calibration(writer, contents.calibration),
         plugin=tuple(writer.add(f"plugin/{name}", source) for name, source in contents.plugin.items()),
         model=writer.add("model.onnx", contents.model),
+        task=contents.task,
     )
     for location in sorted(external_locations(folder / "model.onnx")):
         if location not in contents.external_data:

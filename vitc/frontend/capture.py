@@ -12,6 +12,7 @@ from torch.export import Dim, ExportedProgram
 
 from vitc.errors import CaptureError, InputError
 from vitc.frontend.model_config import infer_example_inputs, infer_preprocessing
+from vitc.frontend.model_task import infer_task
 from vitc.graph.program import BatchRange, Program
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ def capture(
             exported = torch.export.export(model, args, kwargs, dynamic_shapes=shapes)
         except Exception as error:
             raise CaptureError(_explain(model, error, batch)) from error
-    return _program(exported, target, args, kwargs, batch).evolve(preprocessing=infer_preprocessing(model))
+    program = _program(exported, target, args, kwargs, batch)
+    return program.evolve(preprocessing=infer_preprocessing(model), task=infer_task(model))
 
 
 def _from_exported(exported: ExportedProgram, target: Target) -> Program:

@@ -9,6 +9,7 @@ import torch
 
 from vitc.calibration.preprocessing import FILTERS, Preprocessing
 from vitc.errors import InputError
+from vitc.frontend.model_task import preprocessing_of_processor, preprocessing_of_weights, processor_config
 
 
 def infer_example_inputs(model: torch.nn.Module) -> torch.Tensor | dict[str, torch.Tensor]:
@@ -65,7 +66,15 @@ def _transformers(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor
 
 
 def infer_preprocessing(model: torch.nn.Module) -> Preprocessing | None:
-    """What a timm model's own config says; None for a model without one."""
+    """What a timm model's config, transformers' preprocessor_config.json or torchvision's weights say; None where
+    nothing does."""
+    weights = getattr(model, "vitc_weights", None)
+    if weights is not None:
+        return preprocessing_of_weights(weights)
+    processor = processor_config(model)
+    if processor is not None:
+        _, _, height, width = next(iter(infer_example_inputs(model).values())).shape
+        return preprocessing_of_processor(processor, (height, width))
     config = getattr(model, "pretrained_cfg", None)
     if not isinstance(config, Mapping) or not {"mean", "std", "input_size"} <= set(config):
         return None

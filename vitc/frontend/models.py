@@ -56,7 +56,12 @@ def _torchvision(name: str, pretrained: bool) -> Any:
     models = importlib.import_module(f"{_package('torchvision').__name__}.models")
     if name not in models.list_models():
         raise InputError(unknown("torchvision model", name, models.list_models()))
-    return models.get_model(name, weights="DEFAULT" if pretrained else None)
+    if not pretrained:
+        return models.get_model(name)
+    weights = models.get_model_weights(name).DEFAULT
+    model = models.get_model(name, weights=weights)
+    model.vitc_weights = weights  # its labels and transforms, which the model itself does not know
+    return model
 
 
 _ZOOS: dict[str, Callable[[str, bool], Any]] = {"timm": _timm, "hf": _transformers, "torchvision": _torchvision}

@@ -12,6 +12,7 @@ import torch
 from torch.fx import Graph, GraphModule, Interpreter
 
 if TYPE_CHECKING:
+    from vitc.bundle.task import Task
     from vitc.calibration.preprocessing import Preprocessing
     from vitc.calibration.samples import Samples
     from vitc.calibration.stream import CalibrationStream
@@ -55,6 +56,7 @@ class Program:
     example_inputs: tuple[torch.Tensor, ...]
     batch: BatchRange | None = None
     preprocessing: Preprocessing | None = None
+    task: Task | None = None
     calibration: CalibrationStream | None = None
     ranges: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
     samples: Samples | None = None

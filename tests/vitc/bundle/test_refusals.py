@@ -97,9 +97,9 @@ def test_another_manifest(folder: Path) -> None:
 
 def test_a_newer_schema(folder: Path) -> None:
     forge(folder, lambda body: body.update(schema=7, vitc="9.9"))
-    assert "has schema version 7 (written by vitc 9.9); this vitc reads up to 1: upgrade vitc" in refused(folder)
+    assert "has schema version 7 (written by vitc 9.9); this vitc reads up to 2: upgrade vitc" in refused(folder)
     forge(folder, lambda body: body.update(schema="two"))
-    assert "has the schema version 'two'; it is a whole number from 1 to 1" in refused(folder)
+    assert "has the schema version 'two'; it is a whole number from 1 to 2" in refused(folder)
 
 
 # -- damaged

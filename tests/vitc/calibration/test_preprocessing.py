@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import vitc
-from vitc.calibration.preprocessing import ImageFolder, Preprocessing
+from vitc.calibration.preprocessing import ImageFolder, Preprocessing, as_rgb
 from vitc.calibration.source import calibration_stream
 from vitc.errors import CalibrationError, InputError
 from vitc.frontend.capture import capture
@@ -52,7 +52,9 @@ def test_a_model_without_a_config_has_none() -> None:
 
 
 def test_an_unknown_interpolation_and_a_crop_beyond_one_are_refused() -> None:
-    with pytest.raises(InputError, match="unknown interpolation 'lanczos7'; known: nearest, bilinear, bicubic"):
+    with pytest.raises(
+        InputError, match="unknown interpolation 'lanczos7'; known: nearest, lanczos, bilinear, bicubic"
+    ):
         Preprocessing((8, 8), HALF, HALF, interpolation="lanczos7")
     with pytest.raises(InputError, match=r"crop is a share in \(0, 1\], got 1.5"):
         Preprocessing((8, 8), HALF, HALF, crop=1.5)
@@ -110,5 +112,62 @@ def test_the_manifest_says_what_the_model_wants(tmp_path: Path) -> None:
     preprocessing = bundle.manifest.inputs[0].preprocessing
     assert preprocessing == {
         "size": [64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "crop": 0.9, "interpolation": "bicubic",
+        "fit": "crop", "rescale": 1 / 255,
         "layout": "NCHW, RGB",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize("fit", ["crop", "stretch", "letterbox"])
+@pytest.mark.parametrize("shape", [(300, 200), (90, 170), (64, 64)])
+def test_the_placement_says_where_a_point_of_the_picture_went(fit: str, shape: tuple[int, int]) -> None:
+    """A bright square, found again in the input."""
+    width, height = shape
+    pixels = np.zeros((height, width, 3), np.uint8)
+    y, x = height // 2, width // 2 - 6
+    pixels[y - 6 : y + 6, x - 6 : x + 6] = 255
+    preprocessing = Preprocessing((64, 96), fit=fit)
+    rows, columns = np.nonzero(preprocessing(Image.fromarray(pixels))[0] > 0.5)
+    place = preprocessing.placement(width, height)
+    got = columns.mean() + 0.5, rows.mean() + 0.5
+    want = x * place.scale[0] + place.offset[0], y * place.scale[1] + place.offset[1]
+    np.testing.assert_allclose(got, want, atol=0.8)
+
+
+def test_a_letterbox_is_filled_with_the_mean() -> None:
+    white = Image.new("RGB", (20, 10), (255, 255, 255))
+    out = Preprocessing((8, 8), HALF, HALF, fit="letterbox")(white)
+    np.testing.assert_allclose(out[:, :4], 1.0)
+    np.testing.assert_allclose(out[:, 4:], 0.0)
+
+
+def test_sixteen_bits_are_scaled_and_floats_refused() -> None:
+    deep = Image.fromarray(np.full((4, 4), 32896, np.uint16))
+    assert set(np.unique(as_rgb(deep))) == {128}
+    with pytest.raises(InputError, match="floating-point pixels says nothing of its range"):
+        as_rgb(Image.fromarray(np.zeros((4, 4), np.float32)))
+    with pytest.raises(InputError, match="an image's pixels go from 0 to 99999; of 16 bits they end at 65535"):
+        as_rgb(Image.fromarray(np.array([[0, 99999]], np.int32)))
+
+
+def test_it_comes_back_from_the_manifest() -> None:
+    ours = Preprocessing((4, 6), HALF, HALF, 0.9, "bilinear", rescale=1.0)
+    assert Preprocessing.from_dict(ours.to_dict()) == ours
+    old = {"size": [4, 6], "mean": [0.5] * 3, "std": [0.5] * 3, "crop": 0.9, "interpolation": "bilinear"}
+    assert Preprocessing.from_dict({**old, "layout": "NCHW, RGB"}) == Preprocessing((4, 6), HALF, HALF, 0.9, "bilinear")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"blur": 1}, "a preprocessing has size, mean, std and perhaps"),
+        ({"layout": "NHWC"}, "a preprocessing's layout is 'NCHW, RGB', got 'NHWC'"),
+        ({"mean": "x"}, "a preprocessing's size, mean, std, crop and rescale are numbers"),
+        ({"fit": "squeeze"}, "unknown fit 'squeeze'; known: crop, letterbox, stretch"),
+        ({"fit": "letterbox", "crop": 0.5}, "fit='letterbox' shows all of a picture, got crop=0.5"),
+        ({"size": [0, 6]}, r"size is \(height, width\) in pixels, got \(0, 6\)"),
+        ({"std": [0, 1, 1]}, "mean and std are three numbers, std and rescale greater than 0"),
+    ],
+)
+def test_a_wrong_record_is_refused(change: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Preprocessing.from_dict({**Preprocessing((4, 6), HALF, HALF).to_dict(), **change})

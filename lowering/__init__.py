@@ -1,1 +1,8 @@
-"""Lowering: FX to ONNX, ONNX to an engine. The package root imports neither torch nor onnx."""
+"""From the last graph to an engine. The package root imports neither torch nor onnx.
+
+onnx/         a Program becomes an ONNX file, the same one for every engine
+substitution  vitc::VitAttention as TensorRT's plugin: matched, shown, replaced, compared
+lint/         says before a build what an engine will do with an ONNX graph
+tensorrt/     ONNX to a TensorRT engine and the table of its layers
+cpu/          ONNX on this processor: ONNX Runtime, OpenVINO, or vitc's own INT8 kernels
+"""

@@ -5,6 +5,30 @@
 >>> compiled(x)
 
 Everything is loaded on first use: `import vitc` itself imports no torch.
+
+frontend/      from the user's model to a captured Program
+calibration/   from the user's images to the stream that passes read
+targets/       what is known of each device
+graph/         the Program, and how it is read, changed and written
+pipeline/      passes by name, in order, watched
+passes/        the rewrites
+distillation/  a student learns from its teacher
+cost/          what a graph should cost on a device
+pruning        vitc.prune: a model in, a smaller trainable module out
+mixed/         which mix of INT8 and floating point is the fastest within a budget
+lowering/      from the last graph to an engine
+kernels/       the attention kernel
+compiler/      the road through all of these
+bundle/        a compiled model on disk
+runtime/       the device side
+cli            the same from a shell
+demo/          `python -m vitc.demo`
+doctor         what is installed here, and what can be built
+state_file     one file for the state of something long
+errors         everything that vitc raises on purpose
+version        the version
+
+docs/architecture.md follows a model through them; tests/test_layers.py says who may import whom.
 """
 
 from __future__ import annotations

@@ -1,94 +1,22 @@
 """Says, before an engine is built, what it will do with an ONNX graph, block by block, and why. Needs no torch.
 
-The rules are data: rules.toml. What finds the situations they speak of: gemm.py, attention.py, elementwise.py.
+rules.toml   the rules, as data, each with its evidence
+rules        the same as records, and the engines they are asked for
+graph        an ONNX graph with what the rules ask of it
+operands     how one operand of a product is quantized
+gemm         which rule a product with a weight or a convolution falls under
+attention    which rule an attention falls under
+elementwise  what stands between the products
+api          vitc.lint: a model in, a report out
+report       the report
+agreement    after the build: does the engine's layer log say what was predicted?
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import onnx
-
-from vitc.errors import InputError
-from vitc.lowering.lint import attention, elementwise, gemm
 from vitc.lowering.lint.agreement import Agreement, compare
-from vitc.lowering.lint.graph import LintGraph, without_weights
+from vitc.lowering.lint.api import lint
 from vitc.lowering.lint.report import LintReport, Verdict
-from vitc.lowering.lint.rules import Engine, engine_for, engine_named, engines, rules
-from vitc.targets import Target
-from vitc.targets import load as load_target
+from vitc.lowering.lint.rules import Engine, engine_named, engines, rules
 
 __all__ = ["Agreement", "Engine", "LintReport", "Verdict", "compare", "engine_named", "engines", "lint", "rules"]
-
-
-def lint(
-    model: str | Path | bytes | onnx.ModelProto, target: str | Path | Target = "orin", *, engine: str | None = None
-) -> LintReport:
-    """What an engine will do with an ONNX model, vitc's or a foreign one.
-
-    model: a path, the bytes of a file, or a ModelProto (left as it is).
-    target: a name of `vitc.available_targets()`, a path to a TOML file, or a Target.
-    engine: "tensorrt 10.3", "tensorrt-rtx 1.7", "openvino" …; None: the lowest TensorRT the target may meet, or the CPU
-        engine that vitc would take on this machine.
-    Raises InputError where the model is not to be read, TargetError and VitcError for unknown targets and engines.
-    """
-    device = target if isinstance(target, Target) else load_target(target)
-    source, proto = _load(model)
-    quantized = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
-    chosen = engine_named(engine) if engine is not None else engine_for(device, quantized)
-    known = rules()
-    verdicts = []
-    graph = LintGraph(proto)
-    places = {node.name: i for i, node in enumerate(graph.nodes)}
-    for rule, nodes in _found(graph, chosen):
-        outcome = known[rule].outcome(chosen)
-        if outcome is not None:
-            verdicts.append(Verdict(known[rule], outcome, tuple(n.name for n in nodes), graph.module(nodes[0])))
-    verdicts.sort(key=lambda verdict: places[verdict.nodes[0]])
-    return LintReport(source, device.name, chosen, tuple(verdicts))
-
-
-def _found(graph: LintGraph, engine: Engine) -> Iterator[tuple[str, list[onnx.NodeProto]]]:
-    """(rule id, nodes) for everything the rules speak of."""
-    inside: set[str] = set()
-    fused: set[str] = set()
-    for spelled in attention.spelled_attentions(graph):
-        rule = attention.spelled_rule(graph, spelled)
-        yield rule, [spelled.scores, spelled.mix]
-        inside.update((*spelled.between, spelled.softmax.name))
-        outcome = rules()[rule].outcome(engine)
-        if outcome is not None and outcome.kind is not None:
-            fused.update((spelled.scores.name, spelled.mix.name))  # one layer: the products have none of their own
-    for node in graph.nodes:
-        if attention.is_vit_attention(node):
-            yield attention.vit_attention_rule(graph, node), [node]
-        elif gemm.is_product(node) and node.name not in fused:
-            yield gemm.product_rule(graph, node), [node]
-        elif node.op_type == "Conv":
-            yield gemm.convolution_rule(graph, node), [node]
-        elif node.op_type in gemm.INTEGER_OPS:
-            yield "integer-operator", [node]
-    for rule, node in elementwise.findings(graph, frozenset(inside)):
-        yield rule, [node]
-
-
-def _load(model: str | Path | bytes | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
-    """A name for the model, and a copy without its weights."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
-    if isinstance(model, onnx.ModelProto):
-        return "the model", without_weights(model)
-    source = "the model" if isinstance(model, bytes) else Path(model).name
-    try:
-        if isinstance(model, bytes):
-            proto = onnx.load_model_from_string(model)
-        elif not Path(model).is_file():
-            raise InputError(f"there is no ONNX file {str(model)!r}; export one, or name the model.onnx of a bundle")
-        else:
-            proto = onnx.load_model(str(model))
-    except (DecodeError, FileNotFoundError, onnx.checker.ValidationError) as error:
-        raise InputError(f"{source} is not an ONNX model, or its external data is not beside it ({error})") from error
-    if not proto.graph.node:
-        raise InputError(f"{source} is not an ONNX model: it has no nodes")
-    return source, without_weights(proto)

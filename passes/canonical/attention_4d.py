@@ -24,8 +24,11 @@ sdpa = aten.scaled_dot_product_attention.default
 @register_pass
 @dataclass(frozen=True)
 class Attention4d(Pass):
-    """Rank 3: heads come back out of the batch where the model splits them right after, else there is one. Rank 5: the
-    first two dimensions are one batch."""
+    """Brings the operands of every attention to rank 4: [batch, heads, tokens, head size].
+
+    Rank 3: heads come back out of the batch where the model splits them right after; elsewhere there is one head.
+    Rank 5: the first two dimensions become one batch.
+    """
 
     name = "attention-4d"
     after = ("fuse-attention",)

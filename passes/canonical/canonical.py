@@ -11,7 +11,7 @@ from vitc.pipeline import Pass, register_pass
 @register_pass
 @dataclass(frozen=True)
 class Canonical(Pass):
-    """Declares the graph canonical."""
+    """Declares the graph canonical; the stage's rules are checked behind it."""
 
     name = "canonical"
     gives = "canonical"

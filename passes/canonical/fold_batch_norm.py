@@ -19,8 +19,9 @@ _WITH_WEIGHT = (aten.conv2d.default, aten.linear.default, aten.conv1d.default)
 @register_pass
 @dataclass(frozen=True)
 class FoldBatchNorm(Pass):
-    """w' = w·γ/√(σ²+ε), b' = (b − μ)·γ/√(σ²+ε) + β (Jacob et al., arXiv 1712.05877, section 3.2).
+    """Folds a BatchNorm into the convolution or linear before it.
 
+    w' = w·γ/√(σ²+ε), b' = (b − μ)·γ/√(σ²+ε) + β (Jacob et al., arXiv 1712.05877, section 3.2).
     A BatchNorm with nothing to fold into becomes one multiplication and one addition.
     """
 

@@ -34,7 +34,7 @@ _CREATES_LIKE = ("aten.new_", "aten.zeros_like", "aten.ones_like", "aten.full_li
 class FoldConstants(Pass):
     """Evaluates subgraphs of weights, buffers and literals (position-embedding resizes, relative biases, masks).
 
-    `max_bytes`: a result larger than this and than its operands is left in the graph, so an expand is not stored.
+    max_bytes: a result larger than this and than its operands is left in the graph, so that an expand is not stored.
     """
 
     name = "fold-constants"

@@ -23,7 +23,7 @@ aten = torch.ops.aten
 @register_pass
 @dataclass(frozen=True)
 class FoldLayerScale(Pass):
-    """linear · γ → linear, where γ is a weight with one number an output feature, or one number."""
+    """Folds a learned factor γ into the linear before it: one number for each output feature, or one for all."""
 
     name = "fold-layer-scale"
     after = ("drop-noops",)

@@ -35,10 +35,10 @@ class _Scores:
 @register_pass
 @dataclass(frozen=True)
 class FuseAttention(Pass):
-    """matmul–softmax–matmul with scale, bias or mask in any order → SDPA.
+    """Replaces matmul, softmax, matmul, with scale, bias or mask in any order, by one scaled_dot_product_attention.
 
-    Left alone, and said so in the journal: softmaxes between which something else stands (talking heads, channel
-    attention).
+    Softmaxes between which something else stands (talking heads, channel attention) are left alone, and the journal
+    says so.
     """
 
     name = "fuse-attention"

@@ -23,7 +23,7 @@ aten = torch.ops.aten
 @register_pass
 @dataclass(frozen=True)
 class MergeQkv(Pass):
-    """Merges where q, k and v are linears of equal width on one tensor, used by nothing else."""
+    """Merges the linears of q, k and v into one where they have equal width, one input, and no other reader."""
 
     name = "merge-qkv"
     after = ("fuse-attention", "batch-first")

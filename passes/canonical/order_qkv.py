@@ -23,7 +23,10 @@ aten = torch.ops.aten
 @register_pass
 @dataclass(frozen=True)
 class OrderQkv(Pass):
-    """Where all of a linear's features go to q, k and v of one attention, and nowhere else."""
+    """Sorts the rows of one linear that gives q, k and v, so that all of q comes first, then k, then v.
+
+    Only where all features of the linear go to q, k and v of one attention, and nowhere else.
+    """
 
     name = "order-qkv"
     after = ("fuse-attention", "attention-4d", "batch-first")

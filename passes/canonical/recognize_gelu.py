@@ -18,7 +18,7 @@ aten = torch.ops.aten
 @register_pass
 @dataclass(frozen=True)
 class RecognizeGelu(Pass):
-    """Matches the erf form whatever the order of its factors."""
+    """Replaces a GELU that is written out with erf, whatever the order of its factors, by one aten.gelu."""
 
     name = "recognize-gelu"
     after = ("drop-noops",)

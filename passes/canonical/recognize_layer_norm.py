@@ -21,7 +21,10 @@ aten = torch.ops.aten
 @register_pass
 @dataclass(frozen=True)
 class RecognizeLayerNorm(Pass):
-    """Matches centred/√(mean(centred²) + ε), as division or product with rsqrt, over the last dimension."""
+    """Replaces a LayerNorm that is written out by one aten.layer_norm.
+
+    Matches centred/√(mean(centred²) + ε), as a division or a product with rsqrt, over the last dimension.
+    """
 
     name = "recognize-layer-norm"
     after = ("drop-noops",)

@@ -19,8 +19,10 @@ sdpa = aten.scaled_dot_product_attention.default
 @register_pass
 @dataclass(frozen=True)
 class SimplifyMask(Pass):
-    """All-true and all-zero masks go, constant boolean masks become additive, and an expand that only repeats is
-    undone."""
+    """Removes masks that mask nothing, and turns the others into an additive bias.
+
+    A constant boolean mask becomes additive, and an expand that only repeats is undone.
+    """
 
     name = "simplify-mask"
     after = ("fuse-attention", "attention-4d")

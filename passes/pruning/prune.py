@@ -34,14 +34,19 @@ _FIELD = {"params": "params", "flops": "flops", "latency": "ms"}
 @register_pass
 @dataclass(frozen=True)
 class Prune(Pass):
-    """Structured pruning. Costs accuracy, which training recovers: see docs/pruning.md.
+    """Removes whole features, heads or blocks, the least important first, until the budget is met.
 
-    `ratio`: the share to take away, `of` params, flops or (predicted) latency. `criterion`: 'auto' is 'obs' with data,
-    else 'l1'. `ranking`: among groups of one structure, or over all; 'auto' is over all where the criterion's scores
-    can be compared.
-    `kinds`: mlp, heads, qk, v, width, blocks. `keep`: modules that are left alone. `quantum`: widths become multiples
-    of it; 0 is the target's. `floor`: the share of each group that stays. `plan`: the path of a saved plan, replayed
-    instead of all of this.
+    Costs accuracy, which training recovers: see docs/pruning.md.
+
+    ratio:     the share to take away, of `of`.
+    of:        params, flops or (predicted) latency.
+    criterion: what says which features matter least; 'auto' is 'obs' with calibration data, else 'l1'.
+    ranking:   among the groups of one structure, or over all; 'auto' is over all where the criterion's scores compare.
+    kinds:     what may go: mlp, heads, qk, v, width, blocks.
+    keep:      modules that are left alone, by path.
+    quantum:   widths become multiples of it; 0 takes the target's.
+    floor:     the share of each group that stays in any case.
+    plan:      the path of a saved plan, replayed instead of all of this.
     """
 
     name = "prune"

@@ -33,13 +33,18 @@ _ROUNDINGS = {"gptq": round_by_gptq, "adaround": round_by_adaround}
 @register_pass
 @dataclass(frozen=True)
 class QuantizeInt8(Pass):
-    """`calibrator`: how a tensor's range is chosen; auto takes, per tensor, the one with the least measured error.
-    `correct_bias`: the mean error that a GEMM's weights make is taken out of its bias. `attention`: also the
-    attention's own border (for the INT8 kernel). `convolutions`: also the patch embedding. `head`: also the classifier
-    (its few FLOPs gain nothing). `skip`: module paths, with wildcards, that stay in floating point. `pv_fp16`: those
-    whose attention multiplies by V in FP16. `rounding`: of the linears' weights; gptq chooses it layer by layer,
-    adaround trains it block by block.
-    `seed`: of the samples of activations."""
+    """Puts Q/DQ pairs around the GEMMs and attentions that gain from INT8 on the target.
+
+    calibrator:   how each tensor's range is chosen; 'auto' takes the least measured error, tensor by tensor.
+    correct_bias: takes the mean error that a GEMM's rounded weights make out of its bias.
+    attention:    also the attention's own border (for the INT8 kernel).
+    convolutions: also the patch embedding.
+    head:         also the classifier (its few FLOPs gain nothing).
+    skip:         module paths, with wildcards, that stay in floating point.
+    pv_fp16:      module paths whose attention multiplies by V in FP16.
+    rounding:     of the linears' weights; 'gptq' chooses it layer by layer, 'adaround' trains it block by block.
+    seed:         of the samples of activations.
+    """
 
     name = "quantize-int8"
     needs = "tiled"

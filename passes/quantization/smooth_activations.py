@@ -26,9 +26,13 @@ from vitc.pipeline import Pass, register_pass
 @register_pass
 @dataclass(frozen=True)
 class SmoothActivations(Pass):
-    """`alphas`: how much of the difference between channels goes into the weights, tried at each site; 1 is all of it.
-    `shift`: also try to move each channel's range to its middle. `attention`: also Q against K, for attention in INT8.
-    `seed`: of the sample of activations."""
+    """Moves outlier channels from activations into the weights that read them, before INT8 gives all of them one scale.
+
+    alphas:    how much of the difference between channels goes into the weights, tried at each site; 1 is all of it.
+    shift:     also tries to move the range of each channel to its middle.
+    attention: also balances Q against K, for attention in INT8.
+    seed:      of the sample of activations.
+    """
 
     name = "smooth-activations"
     needs = "tiled"

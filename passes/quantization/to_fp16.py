@@ -48,7 +48,10 @@ _FOLLOWS = {str(t).removesuffix(".default") for t in MOVEMENT | SPLITTING} | {
 @register_pass
 @dataclass(frozen=True)
 class ToFp16(Pass):
-    """The program's inputs and outputs keep their dtypes; weights of FP16 operators are stored in FP16."""
+    """Turns operators to FP16 where that is safe, with every cast explicit.
+
+    The program's inputs and outputs keep their dtypes; the weights of FP16 operators are stored in FP16.
+    """
 
     name = "to-fp16"
     needs = "tiled"

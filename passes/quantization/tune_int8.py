@@ -22,9 +22,16 @@ from vitc.pipeline import Pass, register_pass
 @register_pass
 @dataclass(frozen=True)
 class TuneInt8(Pass):
-    """Distils the program into its own INT8 form, if that helps. `epochs`: passes over the calibration images. `rate`:
-    the largest learning rate. `learn_steps`: also train the activations' step sizes (LSQ). `temperature`: of the soft
-    labels. `batch_size`: images a step. `skip`: as quantize-int8's. `seed`: of the order of the images."""
+    """Trains the weights with INT8 in view, the floating-point program being the teacher, and keeps them if that helps.
+
+    epochs:      passes over the calibration images.
+    rate:        the largest learning rate.
+    learn_steps: also trains the activations' step sizes (LSQ).
+    temperature: of the soft labels.
+    batch_size:  images in one step.
+    skip:        module paths, with wildcards, that stay in floating point, as in quantize-int8.
+    seed:        of the order of the images.
+    """
 
     name = "tune-int8"
     needs = "tiled"

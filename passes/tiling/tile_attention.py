@@ -32,7 +32,11 @@ aten = torch.ops.aten
 @register_pass
 @dataclass(frozen=True)
 class TileAttention(Pass):
-    """Exact. `tile_q`, `tile_k`: 0 chooses from the target's shared memory (GPU) or cache (CPU)."""
+    """Replaces scaled_dot_product_attention by vitc.attention, which never holds the N×N matrix. Exact.
+
+    tile_q: queries in one tile; 0 chooses from the target's shared memory (GPU) or cache (CPU).
+    tile_k: keys in one tile; 0 likewise.
+    """
 
     name = "tile-attention"
     needs = "canonical"

@@ -28,8 +28,12 @@ _MOST_GLOBAL = 16
 @register_pass
 @dataclass(frozen=True)
 class WindowAttention(Pass):
-    """`window`: tokens a block; `overlap`: tokens seen beyond each of its ends; `global_tokens`: in front, −1: as many
-    as are left over from a square image."""
+    """Limits each token's attention to its own block of tokens and an overlap on both sides. Lossy.
+
+    window:        tokens in one block.
+    overlap:       tokens seen beyond each end of the block.
+    global_tokens: tokens in front that see and are seen by all; −1: as many as are left over from a square image.
+    """
 
     name = "window-attention"
     needs = "tiled"

@@ -3,6 +3,17 @@
 A bundle is a folder, or one `.vitc` file (a stored zip of that folder): `manifest.json`, the ONNX model
 with its external data, the calibration table, golden inputs and outputs, the plugin's sources and a build
 script. It needs numpy alone to be read. docs/bundle.md describes the format.
+
+contents   what a caller hands over to be written
+write      writes it: whole or not at all
+records    the records of a manifest
+manifest   manifest.json, strict in both directions
+paths      paths inside a bundle: plain, and below its root
+files      copies with a hash, in pieces
+onnx_refs  which external files an ONNX model names
+structure  the structure of the model's outputs as JSON
+read       reads it: nothing is used before all of it is checked
+build.sh   what the device runs to build its plugin and its engine
 """
 
 from __future__ import annotations

@@ -1,4 +1,13 @@
-"""The pass framework: what a pass is, how passes are named, ordered, written as text, and run."""
+"""The pass framework: what a pass is, how passes are named, ordered, written as text, and run.
+
+base         what a pass is
+registry     passes by name
+text         pipelines as text, and back
+order        what must come before what
+default      the default pipeline, read top to bottom
+manager      runs passes in order, and keeps the journal
+instruments  watch a pipeline from outside: verify, dump, diff, numerics, progress
+"""
 
 from vitc.pipeline.base import Pass
 from vitc.pipeline.instruments import Instrument

@@ -1,5 +1,4 @@
-"""The device side: build a bundle's engine, run it, time it, check it. Needs NumPy and an engine, never
-torch.
+"""The device side: builds a bundle's engine, runs it, times it, checks it. Needs NumPy and an engine, never torch.
 
 >>> from vitc import runtime
 >>> runner = runtime.load("vit_b.vitc")
@@ -8,6 +7,15 @@ True
 >>> logits = runner(images)
 
 From a shell, where nothing else is installed: `python -m vitc.runtime {build,run,bench,check} BUNDLE`.
+
+runner           a bundle, loaded on an engine of this machine
+builder          its TensorRT engine, built once on the device
+tensorrt_engine  that engine, run with NumPy arrays
+cuda             the few calls of the CUDA driver which that takes
+feeds            a call's arguments against what the model takes
+check            how near an output is to its golden one
+bench            how long a call takes
+power            what the device draws meanwhile
 """
 
 from __future__ import annotations

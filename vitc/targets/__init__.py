@@ -1,4 +1,8 @@
-"""What vitc knows about each device, as data: one TOML file a device, next to this module."""
+"""What vitc knows about each device, as data: one TOML file for each device, next to this module.
+
+target  the record of one device
+loader  from TOML to a Target, by name or by path
+"""
 
 from __future__ import annotations
 

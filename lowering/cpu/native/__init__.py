@@ -1,6 +1,9 @@
-"""vitc's own INT8 engine for processors with AVX512-VNNI.
+"""vitc's own INT8 engine for processors with AVX512-VNNI. See docs/decisions/0031-native-cpu-engine.md.
 
-`match` finds the run of transformer blocks in a quantized ONNX graph, `tape` writes it down as steps with packed
-weights, `csrc/` runs them, `engine` puts the patch embedding before and the head behind on a library engine. See
-docs/decisions/0031-native-cpu-engine.md.
+match    finds the run of transformer blocks in a quantized ONNX graph
+tape     writes it down as steps, with packed weights and folded scales
+library  compiles csrc/ with the system's C++ compiler, and loads it
+csrc/    the kernels
+blocks   the tape, its buffers and the threads, ready to run
+engine   a library engine before the first block, the blocks, and the library again
 """

@@ -16,6 +16,7 @@ FLOORS = {
         "vitc.errors",
         "vitc.version",
         "vitc.state_file",
+        "vitc.task",
         "vitc.targets",
         "vitc.graph",
         "vitc.calibration",
@@ -24,9 +25,9 @@ FLOORS = {
     ],
     "passes": ["vitc.passes"],
     "lowering": ["vitc.lowering"],
-    "device": ["vitc.bundle", "vitc.runtime"],
+    "device": ["vitc.bundle", "vitc.runtime", "vitc.video"],
     "road": ["vitc.frontend", "vitc.distillation", "vitc.mixed", "vitc.pruning", "vitc.compiler"],
-    "roof": ["vitc", "vitc.cli", "vitc.demo", "vitc.doctor", "vitc.torchvision_import"],
+    "roof": ["vitc", "vitc.cli", "vitc.demo", "vitc.doctor", "vitc.traffic", "vitc.torchvision_import"],
 }
 
 #: What each floor may import, beside itself.
@@ -58,6 +59,8 @@ WITHOUT_TORCH = [
     "vitc.lowering.lint",
     "vitc.lowering.tensorrt",
     "vitc.targets",
+    "vitc.task",
+    "vitc.video",
 ]
 
 

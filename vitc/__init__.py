@@ -40,9 +40,9 @@ from vitc.version import __version__ as __version__
 
 _HOMES = {
     "BatchRange": "vitc.graph.program",
-    "Classification": "vitc.bundle.task",
+    "Classification": "vitc.task",
     "CompiledModel": "vitc.compiler.compiled",
-    "Detection": "vitc.bundle.task",
+    "Detection": "vitc.task",
     "DistillConfig": "vitc.distillation",
     "DistillResult": "vitc.distillation",
     "Dump": "vitc.pipeline.instruments",
@@ -80,7 +80,6 @@ _HOMES = {
 }
 
 if TYPE_CHECKING:
-    from vitc.bundle.task import Classification, Detection
     from vitc.calibration.preprocessing import ImageFolder, Preprocessing
     from vitc.compiler.api import compile, plan
     from vitc.compiler.compiled import CompiledModel
@@ -102,6 +101,7 @@ if TYPE_CHECKING:
     from vitc.targets import Target
     from vitc.targets import available as available_targets
     from vitc.targets import load as load_target
+    from vitc.task import Classification, Detection
 
 __all__ = [
     "BatchRange",

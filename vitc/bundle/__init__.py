@@ -23,8 +23,8 @@ from vitc.bundle.manifest import SCHEMA
 from vitc.bundle.read import Bundle, read_bundle
 from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
 from vitc.bundle.structure import leaf_names, rebuild
-from vitc.bundle.task import Classification, Detection, Task
 from vitc.bundle.write import write_bundle
+from vitc.task import Classification, Detection, Task
 
 __all__ = [
     "SCHEMA",

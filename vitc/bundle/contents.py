@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from vitc.bundle.records import Dim, TensorInfo, Tolerance, VersionRange
-from vitc.bundle.task import Task
+from vitc.task import Task
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from vitc.bundle.paths import checked
 from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
-from vitc.bundle.task import Task, task_from_dict, task_to_dict
 from vitc.errors import BundleError, InputError
+from vitc.task import Task, task_from_dict, task_to_dict
 
 FORMAT = "vitc-bundle"
 SCHEMA = 2  # 2 has the key 'task'; 1 is still read

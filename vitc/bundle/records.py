@@ -9,8 +9,8 @@ from types import MappingProxyType
 from typing import Any
 
 from vitc.bundle.structure import leaf_names
-from vitc.bundle.task import Task, check_task
 from vitc.errors import BundleError, InputError
+from vitc.task import Task, check_task
 
 # numpy's names. bfloat16 is not among them: numpy can't hold it, so nothing at a model's border may have it.
 DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from vitc.bundle.task import Task, check_task
 from vitc.compiler.structure import flat_leaves, json_tree
 from vitc.errors import InputError
 from vitc.graph.nodes import is_tensor, shape_of
 from vitc.graph.program import Program
 from vitc.lowering.onnx.model import output_names
+from vitc.task import Task, check_task
 
 
 def with_task(program: Program, given: Task | None) -> Program:

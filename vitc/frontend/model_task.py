@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from vitc.bundle.task import Classification, Detection, Task
 from vitc.calibration.preprocessing import FILTERS, Preprocessing
+from vitc.task import Classification, Detection, Task
 
 # Trained with a cross entropy over the labels and 'no object'; all other detectors of transformers with a focal loss.
 _SOFTMAX = ("detr", "yolos", "table-transformer")

@@ -12,12 +12,12 @@ import torch
 from torch.fx import Graph, GraphModule, Interpreter
 
 if TYPE_CHECKING:
-    from vitc.bundle.task import Task
     from vitc.calibration.preprocessing import Preprocessing
     from vitc.calibration.samples import Samples
     from vitc.calibration.stream import CalibrationStream
     from vitc.passes.pruning.plan import PrunePlan
     from vitc.targets import Target
+    from vitc.task import Task
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ import torch
 from PIL import Image
 
 import vitc
-from vitc.bundle.task import Classification, Detection
 from vitc.calibration.preprocessing import Preprocessing
 from vitc.frontend.model_config import infer_preprocessing
 from vitc.frontend.model_task import infer_task, preprocessing_of_processor
 from vitc.frontend.torchvision_import import ensure_torchvision_imports
+from vitc.task import Classification, Detection
 
 ensure_torchvision_imports()
 timm = pytest.importorskip("timm")

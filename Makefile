@@ -1,5 +1,5 @@
 # make demo   creates .venv, installs, runs the main job      make test   the same, runs all tests
-# make lint   ruff and mypy                                   make docs   the documentation, into site/
+# make lint   ruff (rules and format), mypy                    make docs   the documentation, into site/
 # Another Python (3.10 or newer): make demo PYTHON=python3.12
 
 PYTHON ?= python3
@@ -21,6 +21,7 @@ test: $(VENV)/.dev
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 docs: $(VENV)/.dev

@@ -3,5 +3,6 @@
 models              a model by name: timm:, hf:, torchvision:, file.py:factory, file.pt2
 torchvision_import  makes torchvision importable beside a CPU build of torch
 model_config        what a model's own config says: example inputs, preprocessing
+model_task          what the same config says of the outputs: labels, boxes, thresholds
 capture             torch.export into a Program
 """

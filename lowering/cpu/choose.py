@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import platform
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitc.errors import BuildError, MissingDependencyError, VitcError, unknown
+from vitc.errors import BuildError, InputError, MissingDependencyError, VitcError, unknown
 from vitc.lowering.cpu.engine import Array, Engine
 from vitc.lowering.cpu.machine import cpu_flags, int8_dot
 from vitc.lowering.cpu.native.library import unavailable
@@ -84,12 +85,11 @@ def open_engine(model: Path | str | bytes, engine: str = "auto", threads: int | 
         threads: how many to compute with; None: what the engine takes by default, all cores.
 
     Raises:
-        VitcError: an unknown engine, or a number of threads below 1.
+        VitcError: an unknown engine; InputError: a number of threads that no engine should have.
         MissingDependencyError: the engine, or onnx, is not installed.
         BuildError: the engine does not take the model.
     """
-    if threads is not None and threads < 1:
-        raise VitcError(f"an engine needs at least 1 thread, got {threads}; None takes all cores")
+    _check_threads(threads)
     if engine not in (*ENGINES, NATIVE, "auto"):
         raise VitcError(unknown("CPU engine", engine, (*ENGINES, NATIVE, "auto")))
     library = engine if engine in ENGINES else preferred()
@@ -101,12 +101,21 @@ def open_engine(model: Path | str | bytes, engine: str = "auto", threads: int | 
         try:
             if (refusal := native_refusal()) is None:
                 return _open_native(proto, library, threads)
-        except BuildError as error:
+        except (BuildError, MissingDependencyError) as error:
             refusal = str(error)
         remark = f"not the native engine: {refusal}"
     opened = _open_library(proto, library, threads)
     opened.remark = remark
     return opened
+
+
+def _check_threads(threads: int | None) -> None:
+    """More than a few for each core only wait for each other, and thousands end the process."""
+    most = max(64, 4 * (os.cpu_count() or 1))
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= most):
+        raise InputError(
+            f"an engine takes at least 1 thread and here at most {most}, got {threads}; None takes all cores"
+        )
 
 
 def _open_library(proto: onnx.ModelProto, name: str, threads: int | None) -> Engine:

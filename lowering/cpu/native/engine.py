@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 
 import onnx
@@ -17,6 +18,8 @@ from vitc.lowering.cpu.native.match import Trunk, Unsuitable, match
 # Images go through the blocks in chunks of about this many tokens: their activations stay in the cores' own caches,
 # and the weights, which stream past once a chunk, are used often enough.
 _CHUNK_TOKENS = 512
+
+_OPEN: weakref.WeakSet[NativeEngine] = weakref.WeakSet()
 
 OpenHost = Callable[[onnx.ModelProto], Engine]
 
@@ -48,6 +51,11 @@ class NativeEngine:
         if host is not None:
             self.version += f", {host.name} {host.version} around the blocks"
         self._lock = threading.Lock()
+        _OPEN.add(self)
+
+    def renew_lock(self) -> None:
+        """For a forked child: whoever held the lock is not in it."""
+        self._lock = threading.Lock()
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if self._blocks is None:
@@ -58,7 +66,7 @@ class NativeEngine:
         with self._lock:  # one inference at a time has all threads and the buffers
             if self._blocks is None:
                 raise InputError(no_longer_open(self.name))
-            tokens = values[self._trunk.inputs[0]].shape[1]
+            _, tokens = self._blocks.size(values)
             values |= self._blocks.run(values, max(1, _CHUNK_TOKENS // tokens))
             if self._after is not None:
                 values |= self._after.run({port.name: values[port.name] for port in self._after.inputs})
@@ -75,6 +83,15 @@ class NativeEngine:
         for host in (self._before, self._after):
             if host is not None:
                 host.close()
+
+
+def _renew_locks() -> None:
+    for engine in list(_OPEN):
+        engine.renew_lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)
 
 
 def _handed_on(trunk: Trunk) -> list[str]:

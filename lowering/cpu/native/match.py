@@ -19,6 +19,10 @@ from vitc.lowering.cpu.graph import GraphIndex
 Floats = npt.NDArray[np.float32]
 
 
+#: ONNX's names for the forms of Gelu, and tape.py's.
+_GELUS = {b"none": "gelu", b"tanh": "gelu_tanh"}
+
+
 class Unsuitable(Exception):
     """The graph is not one this engine runs. The message says why."""
 
@@ -113,6 +117,8 @@ def _cut(graph: onnx.GraphProto, matcher: _Matcher, blocks: list[Block]) -> Trun
         for name in (block.input, block.residual if isinstance(block, Linear) else None):
             if name is None or name in made:
                 continue
+            if matcher.index.constant(name) is not None:
+                raise Unsuitable(f"{name!r}, which enters the blocks, is a constant")
             if name in late:
                 raise Unsuitable(f"{late[name].op_type} {late[name].name or name!r} stands between the blocks")
             if name == block.input and not isinstance(block, Norm):
@@ -165,11 +171,13 @@ class _Matcher:
         if self._offset(w) or (steps.size > 1 and _attributes(w).get("axis", 1) != 1):
             return None
         k, n = weight.shape
-        if k % 4 or n % 16:
+        if not k or not n or k % 4 or n % 16:
             raise Unsuitable(
                 f"{node.name or node.output[0]!r} is {k} x {n}: rows in fours and columns in sixteens are packed"
             )
 
+        if steps.shape not in ((), (1,), (n,)):
+            raise Unsuitable(f"{node.name or node.output[0]!r} has weight steps of the shape {list(steps.shape)}")
         tail = _Tail(self, node)
         scale = np.broadcast_to(steps * np.float32(x_step), (n,))
         bias = np.zeros(n, np.float32)
@@ -197,6 +205,8 @@ class _Matcher:
         self._cover(node)
         heads = int(fields["num_heads"])
         factors = np.array(fields["head_scales"], np.float32)  # [3H], or one for all
+        if heads < 1 or factors.size not in (1, 3 * heads):
+            raise Unsuitable(f"attention {name!r} has {heads} heads and {factors.size} factors of them")
         q, k, v = np.broadcast_to(factors, 3 * heads).reshape(3, heads) * np.array(steps[:3], np.float32)[:, None]
         scale, out = np.float32(fields["scale"]), np.float32(steps[3])
         return Attention(node.input[0], node.output[0], heads, int(fields["head_dim"]), scale * q * k, v / out)
@@ -212,7 +222,12 @@ class _Matcher:
     def row(self, name: str, n: int) -> Floats | None:
         """A constant along the columns, or one for all of them; [n]."""
         value = self._floats(name)
-        if value is None or value.size not in (1, n) or (value.size == n and value.shape[-1] != n):
+        if (
+            value is None
+            or value.ndim > 3
+            or value.size not in (1, n)
+            or (value.size == n and value.shape[-1:] != (n,))
+        ):
             return None
         return np.broadcast_to(value.reshape(-1), (n,))
 
@@ -263,16 +278,16 @@ class _Tail:
     def take_quantize(self) -> tuple[str | None, float | None]:
         """(activation, step) of a Gelu, if there is one, and the QuantizeLinear behind it."""
         gelu = self._next("Gelu")
+        approximate = b"none" if gelu is None else _attributes(gelu).get("approximate", b"none")
+        if approximate not in _GELUS:
+            return None, None
         quantize = self._matcher.sole_reader(gelu.output[0] if gelu is not None else self.at)
         if quantize is None or quantize.op_type != "QuantizeLinear" or (step := self._matcher.step(quantize)) is None:
             return None, None
-        name = None
         if gelu is not None:
-            approximate = _attributes(gelu).get("approximate", b"none").decode()
-            name = "gelu" if approximate == "none" else f"gelu_{approximate}"
             self._take(gelu)
         self._take(quantize)
-        return name, step
+        return None if gelu is None else _GELUS[approximate], step
 
     def _next(self, op_type: str) -> onnx.NodeProto | None:
         node = self._matcher.sole_reader(self.at)

@@ -11,10 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from vitc.errors import InternalError
+from vitc.lowering.cpu.native.check import MOST_HEAD_DIM, MOST_TOKENS, MOST_WIDTH, check
 from vitc.lowering.cpu.native.match import Attention, Block, Linear, Norm, Trunk
 
 PANEL = 32
-SEGMENTS = 16
+LANES = SEGMENTS = 16
 _AS_IN_THE_FILE = (1.0, 128)
 _GELU_LEAST = 0.1701  # the exact form's least value is -0.16997, the tanh form's -0.17004
 _REAL, _ADD_TO, _QUANTIZED, _ACTIVATED = range(4)
@@ -50,7 +51,7 @@ class _Attention(ctypes.Structure):
 
 
 class Step(ctypes.Structure):
-    """struct Step of csrc/engine.cpp."""
+    """struct Step of csrc/step.h."""
 
     _fields_ = [
         *[(name, ctypes.c_int32) for name in ("kind", "leave", "input", "output", "in_width", "out_width")],
@@ -59,10 +60,28 @@ class Step(ctypes.Structure):
     ]  # fmt: skip
 
 
-class BufferRow(ctypes.Structure):
-    """struct Buffer of csrc/engine.cpp."""
+class BufferForm(ctypes.Structure):
+    """struct BufferForm of csrc/step.h."""
 
-    _fields_ = [("data", ctypes.c_void_p), ("row_bytes", ctypes.c_int32), ("whole_batch", ctypes.c_int32)]
+    _fields_ = [(name, ctypes.c_int32) for name in ("width", "real", "whole_batch")]
+
+
+class BufferRow(ctypes.Structure):
+    """struct Buffer of csrc/step.h."""
+
+    _fields_ = [("data", ctypes.c_void_p), ("bytes", ctypes.c_int64)]
+
+
+def layout() -> list[int]:
+    """The numbers of vitc_layout in csrc/engine.cpp as they are here."""
+    structs = (Step, _Weights, _LayerNorm, _Attention, _Activation, BufferForm, BufferRow)
+    fields = [
+        number
+        for struct in structs
+        for number in (ctypes.sizeof(struct), *(getattr(struct, name).offset for name, *_ in struct._fields_))
+    ]
+    kinds, leaves = (_NORM, _LINEAR, _ATTENTION, _COPY), (_REAL, _ADD_TO, _QUANTIZED, _ACTIVATED)
+    return [*fields, *kinds, *leaves, PANEL, LANES, MOST_TOKENS, MOST_WIDTH, MOST_HEAD_DIM]
 
 
 @dataclass(frozen=True)
@@ -78,8 +97,8 @@ class Buffer:
         return np.float32 if self.real else np.uint8
 
     @property
-    def row_bytes(self) -> int:
-        return self.width * np.dtype(self.dtype).itemsize
+    def form(self) -> BufferForm:
+        return BufferForm(self.width, int(self.real), int(self.whole))
 
 
 @dataclass
@@ -108,7 +127,11 @@ def aligned(shape: Sequence[int], dtype: npt.DTypeLike) -> npt.NDArray[np.generi
 
 
 def write_tape(trunk: Trunk) -> Tape:
-    """A trunk as a tape. FP32 tensors are added to in place where nobody reads them later."""
+    """A trunk as a tape. FP32 tensors are added to in place where nobody reads them later.
+
+    Raises Unsuitable where the trunk is not one the kernels take.
+    """
+    check(trunk)
     tape = Tape()
     last_read = _last_reads(trunk)
     free: list[int] = []

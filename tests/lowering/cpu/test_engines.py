@@ -151,8 +151,9 @@ def test_a_closed_engine_says_so(name: str) -> None:
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(VitcError, match=r"unknown CPU engine 'openvin'; known: .*did you mean 'openvino'"):
         open_engine(block(), "openvin")
-    with pytest.raises(VitcError, match="at least 1 thread, got 0"):
-        open_engine(block(), threads=0)
+    for threads in (0, 100_000, True, 1.5):
+        with pytest.raises(InputError, match=rf"at least 1 thread and here at most \d+, got {threads}; None takes all"):
+            open_engine(block(), threads=threads)  # type: ignore[arg-type]
     with pytest.raises(BuildError, match=r"nowhere\.onnx: not an ONNX model"):
         open_engine(tmp_path / "nowhere.onnx")
     with pytest.raises(BuildError, match="17 bytes: not an ONNX model"):

@@ -18,18 +18,36 @@ struct Attention {
     const float* value_scale;  // a head: v_step / out_step
 };
 
-// What a thread needs for one head; grows to the longest sequence it has seen.
-struct AttentionScratch {
-    std::vector<int8_t> bytes;
-    std::vector<float> floats;
-    std::vector<int32_t> ints;
-};
+inline int in_panels(int n) { return (n + kPanel - 1) / kPanel * kPanel; }
 
-template <class T>
-inline T* aligned(std::vector<T>& v, size_t count) {
-    if (v.size() < count + 64 / sizeof(T)) v.resize(count + 64 / sizeof(T));
-    return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(v.data()) + 63) & ~uintptr_t{63});
-}
+// What a thread needs for one head; grows to the longest sequence it has seen.
+class AttentionScratch {
+   public:
+    // Room for a head of so many tokens. Called before the threads begin: they may not throw.
+    void hold(int tokens, int dim) {
+        const size_t padded = in_panels(tokens), dim_padded = in_panels(dim);
+        grow(bytes_, padded * (dim + dim_padded + kTileRows));
+        grow(floats_, padded * (2 + kTileRows) + kTileRows);
+        grow(ints_, padded + dim_padded);
+    }
+    int8_t* bytes() { return aligned(bytes_); }
+    float* floats() { return aligned(floats_); }
+    int32_t* ints() { return aligned(ints_); }
+
+   private:
+    template <class T>
+    static void grow(std::vector<T>& v, size_t count) {
+        if (v.size() < count + 64 / sizeof(T)) v.resize(count + 64 / sizeof(T));
+    }
+    template <class T>
+    static T* aligned(std::vector<T>& v) {
+        return reinterpret_cast<T*>((reinterpret_cast<uintptr_t>(v.data()) + 63) & ~uintptr_t{63});
+    }
+
+    std::vector<int8_t> bytes_;
+    std::vector<float> floats_;
+    std::vector<int32_t> ints_;
+};
 
 // 2^x for x in [-126, 16], relative error below 5e-6: a quartic of the fraction in [-1/2, 1/2].
 inline F exp2(F x) {
@@ -57,7 +75,7 @@ inline int32_t softmax_row(const float* scores, int columns, uint8_t* weights) {
 
 // keys [tokens, stride] u8 -> panels of 32 keys [ceil(tokens/32)][D/4][32][4] s8, and start = -128 * sum of each key.
 inline void pack_keys(const uint8_t* keys, int64_t stride, int tokens, int dim, int8_t* panels, int32_t* start) {
-    const int padded = (tokens + kPanel - 1) / kPanel * kPanel;
+    const int padded = in_panels(tokens);
     for (int j = 0; j < padded; j++) {
         uint32_t* out = reinterpret_cast<uint32_t*>(panels) + (j / kPanel) * (dim / 4) * kPanel + j % kPanel;
         int32_t total = 0;
@@ -90,24 +108,24 @@ inline void pack_values(const uint8_t* values, int64_t stride, int tokens, int d
     }
 }
 
-// One head of one image: qkv [tokens, 3 * heads * D] -> out [tokens, heads * D], both u8.
+// One head of one image: qkv [tokens, 3 * heads * D] -> out [tokens, heads * D], both u8. The scratch holds it.
 inline void attention_head(const uint8_t* qkv, const Attention& spec, int tokens, int head, uint8_t* out,
                            AttentionScratch& scratch) {
     const int dim = spec.head_dim, width = spec.heads * dim;
     const int64_t stride = 3 * width;
-    const int padded = (tokens + kPanel - 1) / kPanel * kPanel;
+    const int padded = in_panels(tokens);
     const int scored = (tokens + kLanes - 1) / kLanes * kLanes;  // columns of scores
     const int summed = (tokens + 3) / 4 * 4;                     // rows of values
-    const int dim_padded = (dim + kPanel - 1) / kPanel * kPanel;
+    const int dim_padded = in_panels(dim);
 
-    int8_t* keys = aligned(scratch.bytes, static_cast<size_t>(padded) * (dim + dim_padded + kTileRows));
+    int8_t* keys = scratch.bytes();
     int8_t* values = keys + padded * dim;
     uint8_t* weights = reinterpret_cast<uint8_t*>(values + padded * dim_padded);
-    float* scale = aligned(scratch.floats, static_cast<size_t>(padded) * (2 + kTileRows) + kTileRows);
+    float* scale = scratch.floats();
     float* mask = scale + padded;
     float* scores = mask + padded;
     float* row_scale = scores + padded * kTileRows;
-    int32_t* key_start = aligned(scratch.ints, static_cast<size_t>(padded + dim_padded));
+    int32_t* key_start = scratch.ints();
     int32_t* value_start = key_start + padded;
 
     std::fill(scale, scale + padded, spec.score_scale[head]);

@@ -15,21 +15,20 @@ namespace vitc {
 
 class Pool {
    public:
+    // Throws where the system has no more threads or memory; those begun until then are gone by then.
     explicit Pool(int threads) : size_(threads) {
-        for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
-    }
-    ~Pool() {
-        {
-            std::lock_guard<std::mutex> lock(mutex_);
-            stop_ = true;
-            round_++;
+        try {
+            workers_.reserve(threads);
+            for (int i = 1; i < threads; i++) workers_.emplace_back([this, i] { work(i); });
+        } catch (...) {
+            stop();
+            throw;
         }
-        wake_.notify_all();
-        for (std::thread& worker : workers_) worker.join();
     }
+    ~Pool() { stop(); }
     int size() const { return size_; }
 
-    // fn(thread) on every thread; returns when all are done.
+    // fn(thread), which may not throw, on every thread; returns when all are done.
     void run(const std::function<void(int)>& fn) {
         {
             std::lock_guard<std::mutex> lock(mutex_);
@@ -50,6 +49,16 @@ class Pool {
     }
 
    private:
+    void stop() {
+        {
+            std::lock_guard<std::mutex> lock(mutex_);
+            stop_ = true;
+            round_++;
+        }
+        wake_.notify_all();
+        for (std::thread& worker : workers_) worker.join();
+    }
+
     // The last to arrive resets the task counter and lets the others go.
     void barrier() {
         const int generation = generation_.load(std::memory_order_acquire);

@@ -105,14 +105,18 @@ inline F fma(F a, F b, F c) { return each<F>([&](int i) { return std::fma(a.v[i]
 inline F max(F a, F b) { return each<F>([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; }); }
 inline F min(F a, F b) { return each<F>([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; }); }
 inline F abs(F a) { return each<F>([&](int i) { return std::fabs(a.v[i]); }); }
-inline I add(I a, I b) { return each<I>([&](int i) { return a.v[i] + b.v[i]; }); }
+// Whole numbers wrap around, as the instructions do.
+inline int32_t wrapped(int64_t x) { return static_cast<int32_t>(static_cast<uint32_t>(x)); }
+inline I add(I a, I b) { return each<I>([&](int i) { return wrapped(int64_t{a.v[i]} + b.v[i]); }); }
 inline F real(I a) { return each<F>([&](int i) { return static_cast<float>(a.v[i]); }); }
-inline I nearest(F a) { return each<I>([&](int i) { return static_cast<int32_t>(std::nearbyintf(a.v[i])); }); }
-inline I truncated(F a) { return each<I>([&](int i) { return static_cast<int32_t>(a.v[i]); }); }
+// What 32 bits can't hold, NaN too, is the least number, as the instructions have it.
+inline int32_t as_integer(float x) { return x >= -2147483648.0f && x < 2147483648.0f ? static_cast<int32_t>(x) : INT32_MIN; }
+inline I nearest(F a) { return each<I>([&](int i) { return as_integer(std::nearbyintf(a.v[i])); }); }
+inline I truncated(F a) { return each<I>([&](int i) { return as_integer(a.v[i]); }); }
 inline F whole(F a) { return each<F>([&](int i) { return std::nearbyintf(a.v[i]); }); }
 inline int32_t sum(I a) {
     int32_t r = 0;
-    for (int32_t x : a.v) r += x;
+    for (int32_t x : a.v) r = wrapped(int64_t{r} + x);
     return r;
 }
 inline float sum(F a) {
@@ -125,7 +129,7 @@ inline float peak(F a) {
     for (float x : a.v) r = x > r ? x : r;
     return r;
 }
-inline F scale_by_power(F a, F n) { return each<F>([&](int i) { return std::ldexp(a.v[i], static_cast<int>(n.v[i])); }); }
+inline F scale_by_power(F a, F n) { return each<F>([&](int i) { return std::ldexp(a.v[i], as_integer(n.v[i])); }); }
 inline F pick(const float* table, I i) { return each<F>([&](int k) { return table[i.v[k] & 15]; }); }
 inline I load_bytes(const void* p) { I r; std::memcpy(r.v, p, sizeof r.v); return r; }
 inline I splat_group(const void* p) { int32_t x; std::memcpy(&x, p, 4); return splat(x); }
@@ -139,7 +143,7 @@ inline I dot(I acc, I u8, I s8) {
     int8_t b[4 * kLanes];
     std::memcpy(a, u8.v, sizeof a);
     std::memcpy(b, s8.v, sizeof b);
-    for (int i = 0; i < 4 * kLanes; i++) acc.v[i / 4] += a[i] * b[i];
+    for (int i = 0; i < 4 * kLanes; i++) acc.v[i / 4] = wrapped(int64_t{acc.v[i / 4]} + a[i] * b[i]);
     return acc;
 }
 inline void store_u8(uint8_t* p, I x) {

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+import subprocess
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 from native_graphs import changed, transformer
 
-from vitc.errors import BuildError, InputError, MissingDependencyError
+from vitc.errors import BuildError, InputError, InternalError, MissingDependencyError
 from vitc.lowering.cpu import choose, native_refusal, open_engine
 from vitc.lowering.cpu.engine import Engine
 from vitc.lowering.cpu.native import library
@@ -134,10 +139,104 @@ def test_where_it_can_not_run(monkeypatch: pytest.MonkeyPatch) -> None:
         open_engine(transformer().SerializeToString(), "native")
 
 
-def test_a_compiler_that_fails_is_quoted(monkeypatch: pytest.MonkeyPatch, tmp_path: object) -> None:
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Path]:
+    """An empty folder for compiled libraries; the loaded one is put away meanwhile."""
     monkeypatch.setenv("VITC_CACHE", str(tmp_path))
-    monkeypatch.setattr(library, "_FLAGS", ("-std=c++20", "--no-such-flag"))
     library._load.cache_clear()
+    yield tmp_path
+    library._load.cache_clear()
+
+
+def test_a_compiler_that_fails_is_quoted(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "_FLAGS", ("-std=c++20", "--no-such-flag"))
     with pytest.raises(BuildError, match="the native CPU engine does not compile: .*--no-such-flag"):
         library.load(portable=True)
-    library._load.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("compiler", "message"),
+    [("/bin/false", "does not compile: /bin/false --version"), ("/bin/true", "/bin/true .* made no library")],
+)
+def test_a_compiler_that_is_none(compiler: str, message: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", compiler)
+    with pytest.raises(BuildError, match=message):
+        library.load(portable=True)
+
+
+def test_a_cache_that_can_not_be_written(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (cache / "native").write_text("a file")
+    with pytest.raises(BuildError, match="can't be kept in .*native.* set VITC_CACHE to a folder of your own"):
+        library.load(portable=True)
+
+
+def quickly_made(path: Path) -> str:
+    """A library of the same functions, compiled in a moment; its SHA-256."""
+    source = path.with_suffix(".c")
+    names = ("layout", "open", "run", "close", "peak")
+    source.write_text("".join(f"int vitc_{name}(int i) {{ return -1; }}" for name in names))
+    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(path)], check=True)
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_a_damaged_library_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[Path] = []
+
+    def compile_(_compiler: str, _flags: tuple[str, ...], path: Path) -> None:
+        compiled.append(path)
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        digest = quickly_made(path)
+        path.with_suffix(".sha256").write_text(digest)
+
+    monkeypatch.setattr(library, "_compile", compile_)
+    monkeypatch.setattr("vitc.lowering.cpu.native.tape.layout", lambda: [])
+    for _ in range(2):
+        library.load(portable=True)
+        library._load.cache_clear()
+    assert len(compiled) == 1
+    path = compiled[0]
+    part = path.read_bytes()[:100]
+    path.unlink()  # it is mapped: another file takes its place
+    path.write_bytes(part)
+    for damage in (lambda: None, path.with_suffix(".sha256").unlink):
+        damage()
+        library.load(portable=True)
+        library._load.cache_clear()
+    assert len(compiled) == 3
+    path.chmod(0o777)
+    with pytest.raises(BuildError, match="is not loaded: .* can be written by others: chmod go-w"):
+        library.load(portable=True)
+
+
+def test_another_layout_is_our_fault(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cache / "other.so"
+    quickly_made(path)
+    with pytest.raises(InternalError, match=r"of csrc/ differ from those in tape\.py"):
+        library._opened(path)
+
+
+@pytest.mark.parametrize("failing", [BuildError("no room"), MissingDependencyError("no compiler")])
+def test_auto_falls_back_where_it_can_not_be_made(failing: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(portable: bool) -> None:
+        raise failing
+
+    monkeypatch.setattr(choose, "unavailable", lambda: None)
+    monkeypatch.setattr(choose, "cpu_flags", lambda: frozenset())
+    monkeypatch.setattr("vitc.lowering.cpu.native.blocks.load", fail)
+    engine = open_engine(transformer().SerializeToString(), threads=1)
+    assert (engine.name != "native", engine.remark) == (True, f"not the native engine: {failing}")
+
+
+def test_a_forked_child_computes_too() -> None:
+    engine = native(transformer(depth=1))
+    x = RNG.normal(size=(2, 5, 32)).astype(np.float32)
+    want = engine.run({"x": x})["y"]
+    with engine._lock:  # as if another thread ran while this one forks
+        child = os.fork()
+        if child == 0:
+            same = (engine.run({"x": x})["y"] == want).all()
+            engine.close()
+            os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    np.testing.assert_array_equal(engine.run({"x": x})["y"], want)

@@ -14,6 +14,7 @@ FLOORS = {
     "kernels": ["vitc.kernels"],
     "ground": [
         "vitc.errors",
+        "vitc.ownership",
         "vitc.version",
         "vitc.state_file",
         "vitc.task",

@@ -46,7 +46,6 @@ MAY_IMPORT = {
 EXCEPTIONS = {
     ("vitc.kernels", "vitc.errors"): "one family of errors for everything that is called vitc",
     ("vitc.graph.ops", "vitc.kernels"): "an operator of the graph computes on the CPU what the kernel's reference does",
-    ("vitc.graph.program", "vitc.bundle.task"): "an annotation: a program carries what its outputs mean, as data",
     ("vitc.graph.program", "vitc.passes.pruning.plan"): "an annotation: a program carries what was pruned, as data",
     ("vitc.pipeline.registry", "vitc.passes.all"): "a name of a pass is looked up: the passes register themselves",
     ("vitc.passes.quantization.tune_int8", "vitc.distillation"): "the one pass that trains",

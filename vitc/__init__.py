@@ -25,6 +25,7 @@ cli            the same from a shell
 demo/          `python -m vitc.demo`
 doctor         what is installed here, and what can be built
 ownership      whose a file is: code is loaded from files of one's own
+task           what a model's outputs mean: labels, scores, boxes
 state_file     one file for the state of something long
 errors         everything that vitc raises on purpose
 version        the version

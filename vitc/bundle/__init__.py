@@ -4,7 +4,6 @@ A bundle is a folder, or one `.vitc` file (a stored zip of that folder): `manife
 with its external data, the calibration table, golden inputs and outputs, the plugin's sources and a build
 script. It needs numpy alone to be read. docs/bundle.md describes the format.
 
-task       what the model's outputs mean: labels, scores, boxes
 contents   what a caller hands over to be written
 write      writes it: whole or not at all
 records    the records of a manifest

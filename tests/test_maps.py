@@ -21,3 +21,10 @@ def test_the_map_names_every_module_of_the_package(package: str) -> None:
     text = ast.get_docstring(tree(package)) or ""
     missing = {name for name in inside if not re.search(rf"(?m)(^| {{2,}}){name}(\.py|/)? ", text)}
     assert missing - UNMAPPED == set(), f"give each a line in {package}/__init__.py"
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_map_names_nothing_that_is_gone(package: str) -> None:
+    folder = modules()[package].parent
+    named = re.findall(r"(?m)^([a-z_]\w*)(?:\.py|/)? {2,}\S", ast.get_docstring(tree(package)) or "")
+    assert [name for name in named if not (folder / name).is_dir() and not (folder / f"{name}.py").is_file()] == []

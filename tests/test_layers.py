@@ -30,9 +30,10 @@ FLOORS = {
     ],
     "passes": ["vitc.passes"],
     "lowering": ["vitc.lowering"],
-    "device": ["vitc.bundle", "vitc.runtime", "vitc.video", "vitc.adaptive", "vitc.explorer"],
+    "device": ["vitc.bundle", "vitc.runtime", "vitc.video", "vitc.adaptive"],
+    "explorer": ["vitc.explorer"],
     "road": ["vitc.frontend", "vitc.distillation", "vitc.mixed", "vitc.pruning", "vitc.compiler"],
-    "roof": ["vitc", "vitc.cli", "vitc.demo", "vitc.doctor", "vitc.traffic", "vitc.torchvision_import"],
+    "roof": ["vitc", "vitc.cli", "vitc.demo", "vitc.explore", "vitc.doctor", "vitc.traffic", "vitc.torchvision_import"],
 }
 
 #: What each floor may import, beside itself.
@@ -42,8 +43,9 @@ MAY_IMPORT = {
     "passes": ["ground", "kernels"],
     "lowering": ["ground", "kernels"],
     "device": ["ground", "kernels", "lowering"],
-    "road": ["ground", "kernels", "passes", "lowering", "device"],
-    "roof": ["ground", "kernels", "passes", "lowering", "device", "road"],
+    "explorer": ["ground", "passes", "lowering", "device"],
+    "road": ["ground", "kernels", "passes", "lowering", "device", "explorer"],
+    "roof": ["ground", "kernels", "passes", "lowering", "device", "explorer", "road"],
 }
 
 #: (who imports, what): why it may all the same.
@@ -66,6 +68,8 @@ WITHOUT_TORCH = [
     "vitc.targets",
     "vitc.task",
     "vitc.video",
+    "vitc.explorer.onnx_graph",
+    "vitc.explorer.sources",
 ]
 
 

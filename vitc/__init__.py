@@ -21,6 +21,8 @@ kernels/       the attention kernel
 compiler/      the road through all of these
 bundle/        a compiled model on disk
 runtime/       the device side
+explorer/      what happened, as one HTML file
+explore        that file from a shell
 cli            the same from a shell
 demo/          `python -m vitc.demo`
 doctor         what is installed here, and what can be built

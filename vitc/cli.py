@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitc.errors import InputError, VitcError
+from vitc.explore import explore
 
 if TYPE_CHECKING:
     from vitc.lowering.lint import Agreement
@@ -198,6 +199,9 @@ def dump(
     vitc.plan(load_model(model, not random_weights), target, pipeline=pipeline, dump=out)
     for path in sorted(out.glob("[0-9][0-9]-*.txt")):
         print(path)
+
+
+app.command()(explore)
 
 
 @app.command()

@@ -58,6 +58,7 @@ class Emitter:
         self.nodes: list[onnx.NodeProto] = []
         self.initializers: dict[str, onnx.TensorProto] = {}
         self.names: dict[Node, Any] = {}
+        self.origins: dict[str, str] = {}  # ONNX node → the graph's node that it was emitted for
         self.signatures: dict[Any, str] = {}  # signature of an attention → overload of its function
         self._taken: set[str] = set()
         self._node: Node | None = None
@@ -130,6 +131,7 @@ class Emitter:
         results = [f"{name}_out{i}" if outputs > 1 else f"{name}_out" for i in range(outputs)]
         proto = helper.make_node(op_type, list(inputs), results, name=name, domain=domain, **attributes)
         self.nodes.append(proto)
+        self.origins[name] = self.node.name
         return results
 
     def initializer(self, name: str, tensor: torch.Tensor) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +36,13 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """The lowered program. `outputs[i]` is the i-th tensor of the program's flat outputs."""
+    """The lowered program. `outputs[i]` is the i-th tensor of the program's flat outputs. `origins`: ONNX node → the
+    program's node that it was emitted for."""
 
     proto: onnx.ModelProto
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+    origins: Mapping[str, str] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         """Writes model.onnx; weights above 2 GB go to model.onnx.data beside it."""
@@ -85,7 +88,7 @@ def lower(program: Program, name: str = "vitc") -> OnnxModel:
         ir_version=_IR_WITH_OVERLOADS if len(emitter.signatures) > 1 else _IR,
         producer_name="vitc",
     )
-    return OnnxModel(proto, tuple(inputs), tuple(outputs))
+    return OnnxModel(proto, tuple(inputs), tuple(outputs), emitter.origins)
 
 
 def _outputs(emitter: Emitter, output: Node) -> list[TensorSpec]:

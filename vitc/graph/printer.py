@@ -35,12 +35,12 @@ def print_graph(graph: Graph) -> str:
 
 def _line(node: Node, symbols: dict[str, str]) -> str:
     if node.op == "placeholder":
-        return f"%{node.name} : {_type(node, symbols)} = input"
+        return f"%{node.name} : {type_text(node, symbols)} = input"
     if node.op == "output":
-        return f"return {_operand(node.args[0])}"
-    operands = [_operand(a) for a in node.args] + [f"{k}={_operand(v)}" for k, v in node.kwargs.items()]
+        return f"return {operand_text(node.args[0])}"
+    operands = [operand_text(a) for a in node.args] + [f"{k}={operand_text(v)}" for k, v in node.kwargs.items()]
     path = module_path(node)
-    text = f"%{node.name} : {_type(node, symbols)} = {op_name(node)}({', '.join(operands)})"
+    text = f"%{node.name} : {type_text(node, symbols)} = {op_name(node)}({', '.join(operands)})"
     return f"{text}  # {path}" if path else text
 
 
@@ -53,7 +53,8 @@ def op_name(node: Node) -> str:
     return getattr(target, "__name__", str(target))
 
 
-def _type(node: Node, symbols: dict[str, str]) -> str:
+def type_text(node: Node, symbols: dict[str, str]) -> str:
+    """A node's type: "f32[batch, 197, 576]". `symbols`: what dynamic sizes are called, kept from node to node."""
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor):
         dims = ", ".join(_dim(d, symbols) for d in value.shape)
@@ -74,13 +75,14 @@ def _dim(dim: Any, symbols: dict[str, str]) -> str:
     return text
 
 
-def _operand(value: Any) -> str:
+def operand_text(value: Any) -> str:
+    """An operand: "%node", "@weight", a literal, or a list of them."""
     if isinstance(value, Node):
         return f"@{value.target}" if value.op == "get_attr" else f"%{value.name}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_operand(v) for v in value)}]"
+        return f"[{', '.join(operand_text(v) for v in value)}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {_operand(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{k}: {operand_text(v)}" for k, v in value.items()) + "}"
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)

@@ -96,10 +96,11 @@ class Diff:
 @dataclass
 class Numerics:
     """Runs the example inputs before the first and after every pass; keeps the largest deviation relative to the
-    largest output magnitude, by pass text. `limit`: a pass that exceeds it is refused."""
+    largest output magnitude, by pass text, and in `sequence` one a pass. `limit`: a pass that exceeds it is refused."""
 
     limit: float | None = None
     deviations: dict[str, float] = field(default_factory=dict)
+    sequence: list[float] = field(default_factory=list, init=False)
     _reference: list[torch.Tensor] = field(default_factory=list, init=False)
 
     def before(self, item: Pass, program: Program) -> None:
@@ -112,6 +113,7 @@ class Numerics:
             peak = want.abs().max().clamp_min(1e-12)
             deviation = max(deviation, float((want - got).abs().max() / peak))
         self.deviations[print_pass(item)] = deviation
+        self.sequence.append(deviation)
         if self.limit is not None and not deviation <= self.limit:
             raise PassError(
                 f"after pass {item.name!r} the outputs deviate by {deviation:.3g} of their largest magnitude; "

@@ -74,6 +74,7 @@ def unknown(kind: str, asked: str, known: Iterable[str], remedy: str = "") -> st
     "unknown target 'orim'; known: cpu, orin; did you mean 'orin'?"
     """
     names = sorted(known)
+    asked = asked if len(asked) <= 100 else f"{asked[:100]}…"
     text = f"unknown {kind} {asked!r}; known: {', '.join(names) if names else '(none)'}"
     nearest = difflib.get_close_matches(asked, names, n=1)
     if nearest:

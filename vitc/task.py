@@ -105,7 +105,7 @@ def task_to_dict(task: Task) -> dict[str, Any]:
 def task_from_dict(plain: Mapping[str, Any]) -> Task:
     """What `task_to_dict` gave. InputError, naming the key, for anything else."""
     kind = plain.get("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise InputError(unknown("kind of task", str(kind), _KINDS))
     cls = _KINDS[kind]
     names = {f.name for f in fields(cls)} - {"preprocessing"}

@@ -3,15 +3,15 @@ model."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vitc.errors import PassError
+from vitc.files import sealed_json
 
-_FORMAT, _VERSION = "vitc-prune-plan", 1
+_FORMAT, _VERSION = "vitc-prune-plan", 2
 
 
 @dataclass(frozen=True)
@@ -69,38 +69,45 @@ class PrunePlan:
     after: Mapping[str, Cost] = field(default_factory=dict)
 
     def save(self, path: str | Path) -> None:
-        """Writes the plan as JSON."""
-        data = {"format": _FORMAT, "version": _VERSION, **asdict(self)}
-        Path(path).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+        """Writes the plan as JSON with its SHA-256; an old file at `path` is replaced at once. Raises PassError where
+        nothing can be written there."""
+        try:
+            sealed_json.write(Path(path), {"format": _FORMAT, "version": _VERSION, **asdict(self)})
+        except (OSError, ValueError) as error:
+            raise PassError(f"the pruning plan cannot be saved at {str(path)!r}: {error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> PrunePlan:
         """Reads a plan. Raises PassError where the file is missing, damaged, or no plan that this vitc reads."""
         try:
-            data = json.loads(Path(path).read_text(encoding="utf-8"))
+            data = sealed_json.read(Path(path))
         except FileNotFoundError:
             raise PassError(
                 f"there is no pruning plan {str(path)!r}; save one with vitc.prune(...).plan.save(path)"
             ) from None
         except (OSError, ValueError) as error:
             raise PassError(f"{str(path)!r} is not a pruning plan: {error}") from error
-        if not isinstance(data, dict) or data.get("format") != _FORMAT:
+        if data.get("format") != _FORMAT:
             raise PassError(f"{str(path)!r} is not a pruning plan: its format is not {_FORMAT!r}")
         if data.get("version") != _VERSION:
             raise PassError(
-                f"{str(path)!r} is a pruning plan of version {data.get('version')}, this vitc reads {_VERSION}; prune"
+                f"{str(path)!r} is a pruning plan of version {data.get('version')!r}, this vitc reads {_VERSION}; prune"
                 " again to have one"
             )
         try:
+            data = sealed_json.unseal(data)
+        except ValueError as error:
+            raise PassError(f"the pruning plan {str(path)!r} is damaged ({error}); save it again") from error
+        try:
             return cls(
-                fingerprint=data["fingerprint"],
-                target=data["target"],
-                criterion=data["criterion"],
+                fingerprint=_text(data["fingerprint"]),
+                target=_text(data["target"]),
+                criterion=_text(data["criterion"]),
                 steps=tuple(tuple(_cut(c) for c in step) for step in data["steps"]),
-                before={n: Cost(**c) for n, c in data["before"].items()},
-                after={n: Cost(**c) for n, c in data["after"].items()},
+                before={n: _cost(c) for n, c in data["before"].items()},
+                after={n: _cost(c) for n, c in data["after"].items()},
             )
-        except (AttributeError, KeyError, TypeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise PassError(f"the pruning plan {str(path)!r} is damaged ({error!r}); save it again") from error
 
     def total(self, which: str) -> Cost:
@@ -132,6 +139,40 @@ def _ms(cost: Cost) -> str:
     return "?" if cost.ms is None else f"{cost.ms:.3f}"
 
 
-def _cut(data: dict[str, Any]) -> Cut:
+# What a plan's file says, made into its records: TypeError and KeyError where it is not of their types.
+
+
+def _cut(data: Mapping[str, Any]) -> Cut:
+    ms, reason = data["ms"], data["reason"]
+    return Cut(
+        group=_text(data["group"]),
+        kind=_text(data["kind"]),
+        units=_whole(data["units"]),
+        removed=tuple(_whole(unit) for unit in data["removed"]),
+        ms=None if ms is None else (_number(ms[0]), _number(ms[1])),
+        reason=None if reason is None else _text(reason),
+    )
+
+
+def _cost(data: Mapping[str, Any]) -> Cost:
     ms = data["ms"]
-    return Cut(**{**data, "removed": tuple(data["removed"]), "ms": None if ms is None else tuple(ms)})
+    params, size, flops = (_number(data[key]) for key in ("params", "bytes", "flops"))
+    return Cost(params, size, flops, None if ms is None else _number(ms))
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{value!r} is no number")
+    return value
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{value!r} is no whole number")
+    return value

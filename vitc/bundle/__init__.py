@@ -23,7 +23,7 @@ from vitc.bundle.manifest import SCHEMA
 from vitc.bundle.read import Bundle, read_bundle
 from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
 from vitc.bundle.structure import leaf_names, rebuild
-from vitc.bundle.write import write_bundle
+from vitc.bundle.write import check_destination, write_bundle
 from vitc.task import Classification, Detection, Task
 
 __all__ = [
@@ -41,6 +41,7 @@ __all__ = [
     "TensorInfo",
     "Tolerance",
     "VersionRange",
+    "check_destination",
     "leaf_names",
     "read_bundle",
     "rebuild",

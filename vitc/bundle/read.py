@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-import shutil
+import errno
+import io
+import os
 import stat
-import tempfile
+import struct
 import weakref
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
+from vitc.bundle import limits
 from vitc.bundle import manifest as manifest_file
 from vitc.bundle.contents import Golden
 from vitc.bundle.files import check_record, copy_hashed
 from vitc.bundle.manifest import parse_manifest
 from vitc.bundle.onnx_refs import external_locations
 from vitc.bundle.paths import checked, under
-from vitc.bundle.records import Manifest
+from vitc.bundle.records import FileRecord, Manifest
 from vitc.errors import BundleError
+from vitc.files.npy import parse_npy
+from vitc.files.plain import open_plain
+from vitc.files.saving import scratch
+
+# What zipfile raises for archives that are none, besides its own: it believes the numbers it reads.
+_ZIP_ERRORS = (
+    zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError, OverflowError, MemoryError, KeyError,
+    IndexError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,12 +43,13 @@ class Bundle:
     """A checked bundle.
 
     `path` is what was read; `root` the folder its files lie in: `path` itself, or, for a `.vitc` file, a
-    temporary folder that lives as long as this object.
+    temporary folder that lives as long as this object. `head` is its manifest.json, as it was read.
     """
 
     path: Path
     root: Path
     manifest: Manifest
+    head: bytes = field(repr=False)
 
     @property
     def model(self) -> Path:
@@ -53,21 +67,40 @@ class Bundle:
             raise BundleError(f"the bundle {self.path} has no file {path!r}; it has: {sorted(self.manifest.files)}")
         return under(self.root, path, manifest_file.NAME)
 
+    def read(self, path: str) -> bytes:
+        """A file's bytes, by its path in the manifest: the very bytes whose hash is right, whatever lies there now."""
+        with _plain(self.file(path)) as file:
+            sink = io.BytesIO()
+            stated = self.manifest.files[path]
+            check_record(f"{self.path}: {path}", stated, copy_hashed(file, sink, stated.bytes))
+        return sink.getvalue()
+
     def golden(self) -> Iterator[Golden]:
         """The golden pairs, one at a time."""
         for pair in self.manifest.golden:
             yield Golden(
-                {name: _load_array(self.file(path)) for name, path in pair.inputs.items()},
-                {name: _load_array(self.file(path)) for name, path in pair.outputs.items()},
+                {name: self._array(path) for name, path in pair.inputs.items()},
+                {name: self._array(path) for name, path in pair.outputs.items()},
             )
 
+    def _array(self, path: str) -> npt.NDArray[np.generic]:
+        size = self.manifest.files[path].bytes
+        if size > limits.TENSOR_BYTES:
+            raise BundleError(f"{self.path}: {path} has {size} bytes; a golden array has at most {limits.TENSOR_BYTES}")
+        try:
+            return parse_npy(io.BytesIO(self.read(path)))
+        except ValueError as error:
+            raise BundleError(f"{self.path}: {path} is damaged: not an array ({error})") from error
 
-def _load_array(path: Path) -> npt.NDArray[np.generic]:
-    # Mapped first: a header that states more than the file holds is refused before anything is allocated.
+
+@contextmanager
+def _plain(path: Path) -> Iterator[BinaryIO]:
+    """A file of a folder, which may have become a link or a pipe since it was listed."""
     try:
-        return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
-    except (ValueError, OSError, EOFError) as error:
-        raise BundleError(f"{path.name} is damaged: not an array ({error})") from error
+        with open_plain(path, follow=False) as file:
+            yield file
+    except OSError as error:
+        raise BundleError(f"{path} cannot be read: {error}") from error
 
 
 def read_bundle(path: Path | str) -> Bundle:
@@ -79,70 +112,121 @@ def read_bundle(path: Path | str) -> Bundle:
             link or a path that leads out of it.
     """
     path = Path(path).absolute()
-    if path.is_dir():
-        return _read_folder(path)
-    if path.is_file():
-        return _read_file(path)
-    raise BundleError(f"there is no bundle at {path}: a bundle is a folder or a .vitc file that vitc has written")
+    try:
+        return _read_folder(path) if stat.S_ISDIR(_mode(path)) else _read_file(path)
+    except OSError as error:
+        raise BundleError(f"the bundle {path} cannot be read: {error}") from error
+
+
+def _mode(path: Path) -> int:
+    """Of what lies at `path`, a folder or a plain file; BundleError where it is neither."""
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        mode = 0
+    except ValueError as error:  # a NUL, or half a character
+        raise OSError(errno.EINVAL, str(error), str(path)) from error
+    if not stat.S_ISDIR(mode) and not stat.S_ISREG(mode):
+        there = "lies a pipe, a device or a socket" if mode else "is no bundle"
+        raise BundleError(f"there {there} at {path}: a bundle is a folder or a .vitc file that vitc has written")
+    return mode
 
 
 def _read_folder(root: Path) -> Bundle:
     head = root / manifest_file.NAME
     if not head.is_file() or head.is_symlink():
         raise BundleError(f"{root} has no {manifest_file.NAME}: not a vitc bundle")
-    with head.open("rb") as file:
-        data = file.read(manifest_file.MAX_BYTES + 1)
+    with _plain(head) as file:
+        data = file.read(limits.MANIFEST_BYTES + 1)
     manifest = _parse(data, str(head))
     _check_names(_files_below(root), manifest, str(root))
     for name, stated in manifest.files.items():
-        with under(root, name, str(head)).open("rb") as file:
+        with _plain(under(root, name, str(head))) as file:
             check_record(f"{root}: {name}", stated, copy_hashed(file, None, stated.bytes))
     _check_references(root, manifest)
-    return Bundle(root, root, manifest)
+    return Bundle(root, root, manifest, data)
 
 
 def _files_below(root: Path) -> Iterator[str]:
-    for entry in sorted(root.rglob("*")):
-        mode = entry.lstat().st_mode
-        name = entry.relative_to(root).as_posix()
-        if stat.S_ISDIR(mode):
-            continue
-        if not stat.S_ISREG(mode):
-            raise BundleError(f"{root} holds {name!r}, a link or a special file; a bundle has plain files only")
-        if name != manifest_file.NAME:
-            yield name
+    folders, count = [""], 0
+    while folders:
+        inside = folders.pop()
+        with os.scandir(root / inside) as entries:
+            for entry in entries:
+                name = inside + entry.name
+                count += 1
+                if count > 2 * limits.FILES:
+                    raise BundleError(f"{root} holds more than {2 * limits.FILES} files and folders; no bundle does")
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(f"{name}/")
+                elif not entry.is_file(follow_symlinks=False):
+                    raise BundleError(f"{root} holds {name!r}, a link or a special file; a bundle has plain files only")
+                elif name != manifest_file.NAME:
+                    yield name
 
 
 def _read_file(path: Path) -> Bundle:
-    folder = Path(tempfile.mkdtemp(prefix="vitc-bundle-"))
+    folder = scratch("vitc-bundle")
     try:
         with _archive(path) as archive:
-            manifest = _unpack(archive, path, folder)
-        _check_references(folder, manifest)
+            manifest, data = _unpack(archive, path, folder.path)
+        _check_references(folder.path, manifest)
     except BaseException:
-        shutil.rmtree(folder)
+        folder.remove()
         raise
-    bundle = Bundle(path, folder, manifest)
-    weakref.finalize(bundle, shutil.rmtree, folder, ignore_errors=True)
+    bundle = Bundle(path, folder.path, manifest, data)
+    weakref.finalize(bundle, folder.remove)
     return bundle
+
+
+class _Bounded(io.BufferedIOBase):
+    """An archive's bytes; refuses to read the whole of a directory that no bundle has."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or size < 0:
+            size = limits.MANIFEST_BYTES  # the end of an archive is asked for so: 64 KiB
+        if size > limits.MANIFEST_BYTES:
+            raise zipfile.BadZipFile("it states a directory larger than any bundle's")
+        return self._file.read(size)
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def seekable(self) -> bool:
+        return True
 
 
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            yield archive
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
-        raise BundleError(f"{path} is damaged, truncated, or not a vitc bundle: {error}") from error
+    with open_plain(path) as file:
+        # The system's own errors (a full disk while unpacking) are not the archive's, but a seek to a place that
+        # cannot be is.
+        try:
+            with zipfile.ZipFile(_Bounded(file)) as archive:
+                yield archive
+        except BundleError:
+            raise
+        except _ZIP_ERRORS as error:
+            raise BundleError(f"{path} is damaged, truncated, or not a vitc bundle: {error}") from error
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            raise BundleError(f"{path} is damaged, truncated, or not a vitc bundle: {error}") from error
 
 
-def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> Manifest:
+def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> tuple[Manifest, bytes]:
     entries = _entries(archive, path)
     head = entries.pop(manifest_file.NAME, None)
     if head is None:
         raise BundleError(f"{path} has no {manifest_file.NAME}: not a vitc bundle")
     with archive.open(head) as source:
-        data = source.read(manifest_file.MAX_BYTES + 1)
+        data = source.read(limits.MANIFEST_BYTES + 1)
     manifest = _parse(data, f"{path}: {manifest_file.NAME}")
     _check_names(entries, manifest, str(path))
     (folder / manifest_file.NAME).write_bytes(data)
@@ -150,16 +234,23 @@ def _unpack(archive: zipfile.ZipFile, path: Path, folder: Path) -> Manifest:
         target = under(folder, name, str(path))
         target.parent.mkdir(parents=True, exist_ok=True)
         with archive.open(entries[name]) as source, target.open("wb") as sink:
-            check_record(f"{path}: {name}", stated, copy_hashed(source, sink, stated.bytes))
+            _copy(f"{path}: {name}", source, sink, stated)
         if entries[name].external_attr >> 16 & stat.S_IXUSR:
             target.chmod(0o755)
-    return manifest
+    return manifest, data
+
+
+def _copy(name: str, source: IO[bytes], sink: IO[bytes], stated: FileRecord) -> None:
+    check_record(name, stated, copy_hashed(source, sink, stated.bytes))
 
 
 def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]:
     """The archive's files by name, after what a forged zip could do is ruled out."""
     entries: dict[str, zipfile.ZipInfo] = {}
-    for info in archive.infolist():
+    listed = archive.infolist()
+    if len(listed) > limits.FILES + 1:
+        raise BundleError(f"{path} holds {len(listed)} files; a bundle has at most {limits.FILES}")
+    for info in listed:
         # orig_filename: ZipInfo cuts its filename at a NUL and turns the system's separators.
         name = checked(info.orig_filename, str(path))
         if name in entries:
@@ -178,8 +269,8 @@ def _entries(archive: zipfile.ZipFile, path: Path) -> dict[str, zipfile.ZipInfo]
 
 
 def _parse(data: bytes, source: str) -> Manifest:
-    if len(data) > manifest_file.MAX_BYTES:
-        raise BundleError(f"{source} is larger than {manifest_file.MAX_BYTES} bytes: not the manifest of a vitc bundle")
+    if len(data) > limits.MANIFEST_BYTES:
+        raise BundleError(f"{source} is larger than {limits.MANIFEST_BYTES} bytes: not the manifest of a vitc bundle")
     return parse_manifest(data, source)
 
 
@@ -189,7 +280,8 @@ def _check_names(found: Iterable[str], manifest: Manifest, source: str) -> None:
     if missing:
         raise BundleError(f"{source} lacks {', '.join(missing)}, which its manifest lists; it has {sorted(names)}")
     if foreign:
-        raise BundleError(f"{source} has foreign files, which its manifest does not list: {', '.join(foreign)}")
+        shown = ", ".join(name if name.isprintable() else ascii(name) for name in foreign)
+        raise BundleError(f"{source} has foreign files, which its manifest does not list: {shown}")
 
 
 def _check_references(root: Path, manifest: Manifest) -> None:

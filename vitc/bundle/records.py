@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+
+from vitc.bundle import limits
 from vitc.bundle.structure import leaf_names
 from vitc.errors import BundleError, InputError
 from vitc.task import Task, check_task
@@ -15,7 +19,8 @@ from vitc.task import Task, check_task
 # numpy's names. bfloat16 is not among them: numpy can't hold it, so nothing at a model's border may have it.
 DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 
-_VERSION = re.compile(r"\d+(\.\d+)*")
+_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,8 @@ class Dim:
     max: int = 64
 
     def __post_init__(self) -> None:
+        if self.max > limits.SIZE:
+            raise BundleError(f"a dimension's range ends at {self.max}; it may go to {limits.SIZE}")
         if not 1 <= self.min <= self.max:
             raise BundleError(f"a dimension's range must have 1 <= min <= max, got min {self.min}, max {self.max}")
 
@@ -45,8 +52,7 @@ class TensorInfo:
     preprocessing: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise BundleError("an input or output needs a name, got ''")
+        _check_name("an input or output", self.name)
         if self.dtype not in DTYPES:
             raise BundleError(f"tensor {self.name!r} has dtype {self.dtype!r}; a bundle knows: {', '.join(DTYPES)}")
         for size in self.shape:
@@ -55,8 +61,28 @@ class TensorInfo:
                     f"tensor {self.name!r} has the dimension {size!r} in {list(self.shape)}; a dimension is "
                     f"a positive integer or the name of a dynamic one"
                 )
-            if isinstance(size, int) and size < 0:
-                raise BundleError(f"tensor {self.name!r} has the negative dimension {size} in {list(self.shape)}")
+            if isinstance(size, str):
+                _check_name(f"a dimension of tensor {self.name!r}", size)
+            elif not 0 < size <= limits.SIZE:
+                sign = "negative" if size < 0 else "too large a"
+                raise BundleError(f"tensor {self.name!r} has the {sign} dimension {size} in {list(self.shape)}")
+        if len(self.shape) > limits.RANK:
+            raise BundleError(f"tensor {self.name!r} has {len(self.shape)} dimensions; at most {limits.RANK} can be")
+
+    def least_bytes(self, dims: Mapping[str, Dim]) -> int:
+        """What an array of this dtype and its smallest shape takes; a dimension that `dims` lacks counts as one."""
+        sizes = (size if isinstance(size, int) else dims[size].min if size in dims else 1 for size in self.shape)
+        return math.prod(sizes) * np.dtype(self.dtype).itemsize
+
+
+def _check_name(what: str, name: str) -> None:
+    if not name:
+        raise BundleError(f"{what} needs a name, got ''")
+    if len(name) > limits.NAME or not name.isprintable():
+        raise BundleError(
+            f"{what} has the name {name[:80]!r}{'…' if len(name) > 80 else ''}; a name is at most {limits.NAME} "
+            "characters that can be printed"
+        )
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,7 @@ class VersionRange:
     def __post_init__(self) -> None:
         for text in (self.min, self.below):
             if not _VERSION.fullmatch(text):
-                raise BundleError(f"a TensorRT version is numbers with dots between, like 10.3; got {text!r}")
+                raise BundleError(f"a TensorRT version is numbers with dots between, like 10.3; got {text[:80]!r}")
         if not _version(self.min) < _version(self.below):
             raise BundleError(f"a version range must have min < below, got min {self.min}, below {self.below}")
 
@@ -112,6 +138,12 @@ class FileRecord:
     sha256: str
     bytes: int
 
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256):
+            raise BundleError(f"a SHA-256 is 64 hexadecimal digits, got {self.sha256[:80]!r}")
+        if not 0 <= self.bytes <= limits.BYTES:
+            raise BundleError(f"a bundle's file has 0 to {limits.BYTES} bytes, got {self.bytes}")
+
 
 @dataclass(frozen=True)
 class GoldenFiles:
@@ -143,10 +175,13 @@ class Manifest:
 
     def __post_init__(self) -> None:
         self._check_tensors()
-        outputs = [info.name for info in self.outputs]
+        total = sum(record.bytes for record in self.files.values())
+        if total > limits.BYTES:
+            raise BundleError(f"the files have {total} bytes together; a bundle has at most {limits.BYTES}")
+        outputs = {info.name for info in self.outputs}
         for name in leaf_names(self.structure):
             if name not in outputs:
-                raise BundleError(f"the output structure names {name!r}; the outputs are: {', '.join(outputs)}")
+                raise BundleError(f"the output structure names {name!r}; the outputs are: {', '.join(sorted(outputs))}")
         if self.task is not None:
             try:
                 check_task(self.task, self.structure, {info.name: info.shape for info in self.outputs})
@@ -167,11 +202,21 @@ class Manifest:
             raise BundleError(
                 f"a bundle needs at least one input and one output, got {len(self.inputs)} and {len(self.outputs)}"
             )
+        for name in self.dims:
+            _check_name("a dynamic dimension", name)
         for kind, infos in (("input", self.inputs), ("output", self.outputs)):
             names = [info.name for info in infos]
+            if len(names) > limits.TENSORS:
+                raise BundleError(f"a bundle has at most {limits.TENSORS} {kind}s, got {len(names)}")
             doubles = sorted({name for name in names if names.count(name) > 1})
             if doubles:
                 raise BundleError(f"two {kind}s have the same name: {', '.join(doubles)}")
+            for info in infos:
+                if info.least_bytes(self.dims) > limits.TENSOR_BYTES:
+                    raise BundleError(
+                        f"{kind} {info.name!r} takes {info.least_bytes(self.dims)} bytes at its smallest; a bundle's "
+                        f"tensor takes at most {limits.TENSOR_BYTES}"
+                    )
             # An output may have a size derived from a dynamic one ("dim(4*batch)"): only inputs need a range.
             for info in infos if kind == "input" else ():
                 for size in info.shape:

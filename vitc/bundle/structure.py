@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from vitc.bundle import limits
 from vitc.errors import BundleError
 
 _KEYS = {
@@ -28,17 +29,21 @@ _KEYS = {
     "constant": {"kind", "value"},
 }
 
+# A level of the tree is two of the manifest's JSON: an object, and its items.
+_MAX_DEPTH = limits.DEPTH // 2 - 1
+
 
 def leaf_names(tree: Any) -> list[str]:
     """The output names in the tree, in order. Raises BundleError where the tree is not as described above."""
-    return list(_leaves(tree, "structure"))
+    return list(_leaves(tree, "structure", 1))
 
 
-def _leaves(tree: Any, where: str) -> Iterator[str]:
-    if not isinstance(tree, Mapping) or tree.get("kind") not in _KEYS:
-        kind = tree.get("kind") if isinstance(tree, Mapping) else tree
+def _leaves(tree: Any, where: str, depth: int) -> Iterator[str]:
+    if depth > _MAX_DEPTH:
+        raise BundleError(f"the output structure is nested deeper than {_MAX_DEPTH}")
+    kind = tree.get("kind") if isinstance(tree, Mapping) else tree
+    if not isinstance(tree, Mapping) or not isinstance(kind, str) or kind not in _KEYS:
         raise BundleError(f"{where} has the kind {kind!r}; known kinds: {', '.join(_KEYS)}")
-    kind = tree["kind"]
     if set(tree) != _KEYS[kind]:
         raise BundleError(f"{where} is a {kind} with the keys {sorted(tree)}; it must have {sorted(_KEYS[kind])}")
     if kind == "leaf":
@@ -54,7 +59,7 @@ def _leaves(tree: Any, where: str) -> Iterator[str]:
         if not isinstance(items, kinds):
             raise BundleError(f"{where}.items of a {kind} must be a {word}")
         for key, item in items.items() if isinstance(items, Mapping) else enumerate(items):
-            yield from _leaves(item, f"{where}.items[{key!r}]")
+            yield from _leaves(item, f"{where}.items[{key!r}]", depth + 1)
 
 
 def rebuild(

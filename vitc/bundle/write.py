@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from vitc.bundle import limits
 from vitc.bundle import manifest as manifest_file
 from vitc.bundle.contents import BundleContents, Golden
 from vitc.bundle.files import copy_hashed
@@ -25,6 +25,8 @@ from vitc.bundle.paths import under
 from vitc.bundle.read import Bundle, read_bundle
 from vitc.bundle.records import FileRecord, GoldenFiles, Manifest
 from vitc.errors import BundleError
+from vitc.files.plain import open_plain
+from vitc.files.saving import beside, exchange, publish
 from vitc.version import __version__
 
 _SCRIPT = "build.sh"
@@ -43,20 +45,54 @@ def write_bundle(path: Path | str, contents: BundleContents, form: Literal["fold
         raise BundleError(f"a bundle's form is 'folder' or 'file', got {form!r}")
     path = Path(path).absolute()
     _refuse_to_overwrite(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _sibling(path) as work:
-        folder = work / "bundle"
-        folder.mkdir()
-        _fill(folder, contents)
-        bundle = read_bundle(folder)
-        made = folder if form == "folder" else _pack(folder, work / "bundle.vitc")
-        _move(made, path, work)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with beside(path) as work:
+            folder = work / "bundle"
+            folder.mkdir()
+            _fill(folder, contents)
+            bundle = read_bundle(folder)
+            made = folder if form == "folder" else _pack(folder, work / "bundle.vitc")
+            made.chmod(0o755 if made.is_dir() else 0o644)
+            publish(made, path)
+    except OSError as error:
+        raise BundleError(f"the bundle cannot be saved at {path}: {error}") from error
     return replace(bundle, path=path, root=path) if form == "folder" else read_bundle(path)
+
+
+def check_destination(path: Path | str) -> None:
+    """Raises BundleError, before anything is made, where `write_bundle` could not put a bundle at `path`: something
+    else is there, nobody may write there, or the file system can't replace the folder that is there."""
+    path = Path(path).absolute()
+    _refuse_to_overwrite(path)
+    try:
+        parent = next(folder for folder in path.parents if folder.exists())
+        if not parent.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(parent))
+        if parent != path.parent and not os.access(parent, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(parent))
+        if parent == path.parent:
+            _try_out(path)
+    except OSError as error:
+        raise BundleError(f"a bundle cannot be saved at {path}: {error}") from error
+
+
+def _try_out(path: Path) -> None:
+    with beside(path) as work:
+        made, old = work / "made", work / "old"
+        made.mkdir()
+        if path.is_dir():
+            old.mkdir()
+            exchange(made, old)
 
 
 def _refuse_to_overwrite(path: Path) -> None:
     """Only what is a bundle by its looks is replaced: a damaged one too, a user's own folder never."""
-    if path.is_symlink() or (path.exists() and not _looks_like_bundle(path)):
+    try:
+        foreign = path.is_symlink() or (path.exists() and not _looks_like_bundle(path))
+    except (OSError, ValueError) as error:
+        raise BundleError(f"a bundle cannot be saved at {path}: {error}") from error
+    if foreign:
         raise BundleError(f"{path} exists and is not a vitc bundle; give another path, or remove it first")
 
 
@@ -65,39 +101,14 @@ def _looks_like_bundle(path: Path) -> bool:
     if path.is_dir():
         if not any(path.iterdir()):
             return True
-        return head.is_file() and manifest_file.FORMAT.encode() in head.read_bytes()[: manifest_file.MAX_BYTES]
-    with path.open("rb") as file:
-        return file.read(4) == b"PK\x03\x04" and manifest_file.NAME.encode() in file.read(256)
+        return head.is_file() and manifest_file.FORMAT.encode() in _head(head, limits.MANIFEST_BYTES)
+    start = _head(path, 300) if path.is_file() else b""
+    return start.startswith(b"PK\x03\x04") and manifest_file.NAME.encode() in start
 
 
-@contextmanager
-def _sibling(path: Path) -> Iterator[Path]:
-    """A temporary folder beside `path`: on the same file system, so that a rename is all it takes to
-    publish.
-    """
-    work = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
-    try:
-        yield work
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def _move(made: Path, path: Path, work: Path) -> None:
-    made.chmod(0o755 if made.is_dir() else 0o644)
-    if made.is_file() and not path.is_dir():
-        os.replace(made, path)
-        return
-    # A folder can't be replaced in one step: put the old one aside, and back if the new one does not get
-    # there.
-    aside = work / "old"
-    if path.exists():
-        os.rename(path, aside)
-    try:
-        os.rename(made, path)
-    except BaseException:
-        if aside.exists():
-            os.rename(aside, path)
-        raise
+def _head(path: Path, size: int) -> bytes:
+    with open_plain(path) as file:
+        return file.read(size)
 
 
 def _fill(folder: Path, contents: BundleContents) -> None:

@@ -22,6 +22,8 @@ from vitc.state_file import Tensors
 #: Between two saves while the stream is read: the state is a few MB to some ten MB.
 _SECONDS = 20.0
 
+_WHAT = "calibration journal"
+
 
 class CalibrationJournal:
     """Files in `folder`/calibration."""
@@ -67,7 +69,7 @@ class CalibrationJournal:
         """The answer of an earlier run, or of now."""
         home = self._path(*question, state={})
         if home.exists():
-            return state_file.read(home, "calibration journal", CalibrationError)[0]
+            return state_file.read(home, _WHAT, CalibrationError)[0]
         found = answer()
         state_file.write(home, found, {})
         return found
@@ -90,10 +92,12 @@ def _restored(home: Path, watched: Sequence[tuple[Node, Observer]]) -> tuple[int
     """(batches that the file's state has seen, their digest); the observers have that state."""
     if not home.exists():
         return 0, ""
-    tensors, state = state_file.read(home, "calibration journal", CalibrationError)
+    tensors, state = state_file.read(home, _WHAT, CalibrationError)
     for i, (_, observer) in enumerate(watched):
         start = f"{i}/"
         observer.restore({name[len(start) :]: tensor for name, tensor in tensors.items() if name.startswith(start)})
+    if not isinstance(state.get("batches"), int) or not isinstance(state.get("images"), str):
+        raise CalibrationError(f"{home} is no {_WHAT}: it does not say which images it has seen; delete it")
     return state["batches"], state["images"]
 
 

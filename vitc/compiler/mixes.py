@@ -67,7 +67,9 @@ class Mixes:
         found = search(
             Measure(split, blocks, _IMAGES),
             blocks,
-            journal.ask("ms that INT8 saves", lambda: split.saved_ms(by_block)),  # a CPU's are measured, and vary
+            journal.ask(
+                "ms that INT8 saves", lambda: split.saved_ms(by_block), _milliseconds
+            ),  # measured on a CPU: vary
             lambda mix: score_of(ask, self._model(mix)[0]),
             max_drop,
             journal,
@@ -109,3 +111,8 @@ def _same_answers(program: Program, model: Callable[..., Any], stream: Any) -> f
     want, have = torch.cat(wanted), torch.cat(got)
     same = agreement(want, have)
     return same if same is not None else 1 - float((want - have).square().sum() / want.square().sum())
+
+
+def _milliseconds(answer: Any) -> dict[str, float] | None:
+    """By block; None where nothing predicts or measures them."""
+    return None if answer is None else {str(block): float(ms) for block, ms in answer.items()}

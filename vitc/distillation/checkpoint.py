@@ -10,8 +10,17 @@ from typing import Any
 
 import torch
 
+from vitc import state_file
 from vitc.errors import DistillError
 from vitc.state_file import Tensors
+
+
+def read(path: Path) -> tuple[Tensors, dict[str, Any]]:
+    """A run's tensors, and its "run", "state" and "numbers". Raises DistillError where the file is no checkpoint."""
+    tensors, saved = state_file.read(path, "distillation checkpoint", DistillError)
+    if not all(isinstance(saved.get(key), dict) for key in ("run", "state", "numbers")):
+        raise DistillError(f"{path} is no distillation checkpoint: it holds {sorted(saved)}; give another path")
+    return tensors, saved
 
 
 def check_same(path: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

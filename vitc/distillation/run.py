@@ -207,12 +207,14 @@ class Run:
                 name: tensor for prefix, part in parts.items() for name, tensor in files.pack(prefix, part).items()
             }
             state_file.write(
-                self.path, tensors, {"run": self._identity(), "state": asdict(self.state), "numbers": numbers}
+                self.path,
+                tensors,
+                {"run": self._identity(), "state": asdict(self.state), "numbers": numbers},
             )
         self.workers.wait()
 
     def _restore(self, path: Path) -> None:
-        tensors, saved = state_file.read(path, "distillation checkpoint", DistillError)
+        tensors, saved = files.read(path)
         files.check_same(path, saved["run"], self._identity())
         state = saved["state"]
         for kind in ("losses", "scores"):

@@ -58,7 +58,7 @@ def search(
     quantize, trials = measure.split.quantize, []
 
     def asked(mix: QuantizeInt8 | None, label: str) -> float:
-        return float(journal.ask(f"score of {label}", lambda: score(mix)))
+        return journal.ask(f"score of {label}", lambda: score(mix), float)
 
     def tried(mix: QuantizeInt8 | None, label: str) -> float:
         trials.append((label, asked(mix, label)))
@@ -102,7 +102,7 @@ def search(
 def _row(measure: Measure, journal: SearchJournal, name: str, sites: Sites, pv: bool = False) -> SensitivityRow:
     quantize = replace(measure.split.quantize, pv_fp16=("*",)) if pv else None
     question = f"noise of {name}{' with P·V in FP16' if pv else ''}"
-    return SensitivityRow(**journal.ask(question, lambda: vars(measure.row(name, sites, quantize))))
+    return journal.ask(question, lambda: vars(measure.row(name, sites, quantize)), lambda row: SensitivityRow(**row))
 
 
 def _steps(

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from vitc.errors import InputError
+from vitc.files import sealed_json
 from vitc.graph.fingerprint import digest
 from vitc.graph.program import Program
 
 _FILE = "vitc-search.json"
-_FORM = 1
+_FORM = 2
+_REMEDY = "name another folder or delete it"
+
+T = TypeVar("T")
 
 
 class SearchJournal:
     """Answers by question, in one JSON file of a folder (None: kept in memory only).
 
     `identity` says what is searched: a file of another search is refused, with what differs. Each answer replaces the
-    file atomically, so that a kill leaves the old or the new one, never half of one.
+    file atomically, so that a kill leaves the old or the new one, never half of one. Its SHA-256 stands in it.
     """
 
     def __init__(self, folder: str | Path | None, identity: Mapping[str, str]) -> None:
@@ -32,23 +35,32 @@ class SearchJournal:
             if self._path.exists():
                 self._answers = self._read(self._path)
 
-    def ask(self, question: str, answer: Callable[[], Any]) -> Any:
-        """The answer of an earlier run, or of now."""
+    def ask(self, question: str, answer: Callable[[], Any], read: Callable[[Any], T]) -> T:
+        """The answer of an earlier run, or of now, as `read` makes it of plain data."""
         if question not in self._answers:
             self._answers[question] = answer()
             self._write()
-        return self._answers[question]
+        try:
+            return read(self._answers[question])
+        except (TypeError, ValueError, AttributeError) as error:
+            raise InputError(
+                f"{self._path} answers {question!r} with what is no answer ({error}); {_REMEDY}"
+            ) from error
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
-            data = json.loads(path.read_text(encoding="utf-8"))
-            form, identity, answers = data["form"], data["identity"], data["answers"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path} is not the journal of a search ({error}); name another folder or delete it"
-            ) from error
-        if form != _FORM:
-            raise InputError(f"{path} has the form {form}, this vitc reads {_FORM}; name another folder or delete it")
+            data = sealed_json.read(path)
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path} is not the journal of a search ({error}); {_REMEDY}") from error
+        if "form" in data and data["form"] != _FORM:
+            raise InputError(f"{path} has the form {data['form']!r}, this vitc reads {_FORM}; {_REMEDY}")
+        try:
+            data = sealed_json.unseal(data)
+        except ValueError as error:
+            raise InputError(f"{path} is damaged, or not the journal of a search ({error}); {_REMEDY}") from error
+        identity, answers = data.get("identity"), data.get("answers")
+        if not isinstance(identity, dict) or not isinstance(answers, dict):
+            raise InputError(f"{path} is not the journal of a search (no identity, no answers); {_REMEDY}")
         different = [
             f"{key} is {identity.get(key, '(none)')} there and {self._identity.get(key, '(none)')} here"
             for key in sorted({*identity, *self._identity})
@@ -58,17 +70,12 @@ class SearchJournal:
             raise InputError(
                 f"{path} belongs to another search: {'; '.join(different)}. Name another folder, or delete it"
             )
-        return answers  # type: ignore[no-any-return]
+        return answers
 
     def _write(self) -> None:
         if self._path is None:
             return
-        unfinished = self._path.with_suffix(".part")
-        with unfinished.open("w", encoding="utf-8") as file:
-            json.dump({"form": _FORM, "identity": self._identity, "answers": self._answers}, file, indent=1)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(self._path)
+        sealed_json.write(self._path, {"form": _FORM, "identity": self._identity, "answers": self._answers})
 
 
 def ranges_fingerprint(program: Program) -> str:

@@ -12,6 +12,7 @@ from small_vits import CPU, Shape, SmallViT
 
 import vitc
 from vitc.errors import PassError
+from vitc.files import sealed_json
 from vitc.passes.pruning.plan import Cost, Cut, PrunePlan
 
 IMAGES = torch.randn(2, 3, 8, 8)
@@ -35,11 +36,12 @@ def test_a_plan_comes_back_from_its_file(plan: PrunePlan, tmp_path: Path) -> Non
     [
         (None, "there is no pruning plan .* save one with"),
         ("{", "is not a pruning plan: "),
-        ("[]", "is not a pruning plan: its format is not"),
-        ('{"format": "vitc-prune-plan", "version": 9}', "version 9, this vitc reads 1; prune again to have one"),
+        ("[]", "is not a pruning plan: it holds a JSON list"),
+        ("{}", "is not a pruning plan: its format is not"),
+        ('{"format": "vitc-prune-plan", "version": 9}', "version 9, this vitc reads 2; prune again to have one"),
         (
-            '{"format": "vitc-prune-plan", "version": 1}',
-            r"plan.json' is damaged \(KeyError\('fingerprint'\)\); save it again",
+            '{"format": "vitc-prune-plan", "version": 2}',
+            r"plan.json' is damaged \(it states no SHA-256\); save it again",
         ),
     ],
 )
@@ -55,9 +57,18 @@ def test_a_plan_that_cannot_be_read(tmp_path: Path, text: str | None, message: s
 def test_a_plan_with_a_damaged_part(plan: PrunePlan, tmp_path: Path, part: str) -> None:
     path = tmp_path / "plan.json"
     plan.save(path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {part: [1]}))
-    with pytest.raises(PassError, match="plan.json' is damaged"):
+    body = json.loads(path.read_text()) | {part: [1]}
+    path.write_text(json.dumps(body))
+    with pytest.raises(PassError, match=r"plan.json' is damaged \(it states the SHA-256 '.*', its contents have '"):
         PrunePlan.load(path)
+    sealed_json.write(path, {key: value for key, value in body.items() if key != "sha256"})
+    with pytest.raises(PassError, match=r"plan.json' is damaged \((Type|Attribute)Error"):
+        PrunePlan.load(path)
+
+
+def test_a_plan_that_cannot_be_saved(plan: PrunePlan, tmp_path: Path) -> None:
+    with pytest.raises(PassError, match="the pruning plan cannot be saved at '.*nowhere/plan.json'"):
+        plan.save(tmp_path / "nowhere" / "plan.json")
 
 
 def test_a_plan_for_another_model_is_refused(plan: PrunePlan) -> None:

@@ -278,7 +278,7 @@ def test_an_unpacked_file_is_cleared_away_when_it_is_refused(
 ) -> None:
     unpacked = tmp_path / "unpacked"
     unpacked.mkdir()
-    monkeypatch.setattr("vitc.bundle.read.tempfile.tempdir", str(unpacked))
+    monkeypatch.setattr("tempfile.tempdir", str(unpacked))
     with zipfile.ZipFile(file, "a") as archive:
         archive.writestr("foreign", "x")
     refused(file)

@@ -18,6 +18,7 @@ from vitc.bundle import (
     TensorInfo,
     Tolerance,
     VersionRange,
+    check_destination,
     read_bundle,
     rebuild,
     write,
@@ -94,7 +95,7 @@ def test_a_bundle_replaces_a_bundle(old: str, new: str, contents: BundleContents
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("step", ["_fill", "_move"])
+@pytest.mark.parametrize("step", ["_fill", "publish"])
 def test_a_failed_write_keeps_what_was_there(
     form: str, step: str, contents: BundleContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,27 +106,28 @@ def test_a_failed_write_keeps_what_was_there(
         raise OSError("disk full")
 
     monkeypatch.setattr(write, step, fail)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(BundleError, match=r"the bundle cannot be saved at .*: disk full"):
         write_bundle(path, replace(contents, pipeline="other"), form)  # type: ignore[arg-type]
     assert read_bundle(path).manifest.pipeline == contents.pipeline
     assert [entry.name for entry in tmp_path.iterdir()] == ["b"]
 
 
-def test_a_folder_that_can_not_be_moved_is_put_back(
+def test_a_folder_stays_where_it_cannot_be_replaced_in_one_step(
     contents: BundleContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "b"
     write_bundle(path, contents)
-    rename = os.rename
 
-    def fail_to_publish(source: Path, target: Path) -> None:
-        if Path(source).name == "bundle":
-            raise OSError("disk full")
-        rename(source, target)
+    def cannot(one: Path, other: Path) -> None:
+        raise OSError(22, "this file system can't put a folder in another's place in one step", str(other))
 
-    monkeypatch.setattr(write.os, "rename", fail_to_publish)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr("vitc.files.saving.exchange", cannot)
+    monkeypatch.setattr(write, "exchange", cannot)
+    with pytest.raises(BundleError, match="in one step"):
         write_bundle(path, replace(contents, pipeline="other"))
+    with pytest.raises(BundleError, match="in one step"):
+        check_destination(path)
+    check_destination(tmp_path / "another")
     assert read_bundle(path).manifest.pipeline == contents.pipeline
 
 
@@ -140,6 +142,8 @@ def test_what_is_not_a_bundle_is_never_replaced(contents: BundleContents, tmp_pa
     for path in (folder, file, link):
         with pytest.raises(BundleError, match="exists and is not a vitc bundle; give another path"):
             write_bundle(path, contents)
+        with pytest.raises(BundleError, match="exists and is not a vitc bundle; give another path"):
+            check_destination(path)
     assert (folder / "cat.jpg").read_bytes() == b"cat"
     assert file.read_text() == "chapter 1"
 

@@ -218,12 +218,21 @@ def test_a_file_that_is_no_checkpoint(tmp_path: Path) -> None:
         vitc.distill(student, teacher, DATA, checkpoint=path)
 
 
-def test_a_checkpoint_of_another_version(tmp_path: Path) -> None:
-    state_file.write(tmp_path / "run", {"a": IMAGES}, {"format": 7})
+def test_a_checkpoint_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as future:
+        future.setattr(state_file, "FORMAT", 7)
+        state_file.write(tmp_path / "run", {"a": IMAGES}, {})
     student, teacher = _pair()
     with pytest.raises(
-        DistillError, match="is a distillation checkpoint of format 7, this vitc reads 1; delete it to begin again"
+        DistillError, match="is a distillation checkpoint of format 7, this vitc reads 2; delete it to begin again"
     ):
+        vitc.distill(student, teacher, DATA, checkpoint=tmp_path / "run")
+
+
+def test_another_state_file_is_no_checkpoint(tmp_path: Path) -> None:
+    state_file.write(tmp_path / "run", {"a": IMAGES}, {"batches": 1})
+    student, teacher = _pair()
+    with pytest.raises(DistillError, match=r"is no distillation checkpoint: it holds \['batches'\]"):
         vitc.distill(student, teacher, DATA, checkpoint=tmp_path / "run")
 
 

@@ -38,7 +38,7 @@ def test_killed_run_ends_as_if_it_had_not_been(deadly: int, stage: int, step: in
     killed = _script(str(checkpoint), str(output), str(deadly))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not output.exists()
-    state = state_file.read(checkpoint, "checkpoint", DistillError)[1]["state"]
+    state = state_file.read(checkpoint, "distillation checkpoint", DistillError)[1]["state"]
     assert (state["stage"], state["step"]) == (stage, step)
 
     resumed, whole = runs.run(checkpoint), runs.run(None)

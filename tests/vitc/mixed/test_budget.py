@@ -14,6 +14,7 @@ import vitc
 from vitc.compiler.compiled import CompiledModel
 from vitc.demo.digits import DigitsViT
 from vitc.errors import InputError
+from vitc.files import sealed_json
 from vitc.mixed.budget import search
 from vitc.mixed.journal import SearchJournal
 from vitc.mixed.records import SensitivityRow
@@ -188,8 +189,35 @@ def test_a_journal_of_another_search_is_refused(model: torch.nn.Module, tmp_path
     with pytest.raises(InputError, match="is not the journal of a search"):
         _compile(model, max_drop=0.0, resume=tmp_path)
     (tmp_path / "vitc-search.json").write_text('{"form": 99, "identity": {}, "answers": {}}')
-    with pytest.raises(InputError, match="has the form 99, this vitc reads 1"):
+    with pytest.raises(InputError, match="has the form 99, this vitc reads 2"):
         _compile(model, max_drop=0.0, resume=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([], "is not the journal of a search \\(no identity, no answers\\)"),
+        ({"score": [1]}, "answers 'score' with what is no answer"),
+        ({"score": None}, "answers 'score' with what is no answer"),
+    ],
+)
+def test_a_journal_of_other_types_is_refused(tmp_path: Path, answers: object, message: str) -> None:
+    sealed_json.write(tmp_path / "vitc-search.json", {"form": 2, "identity": {}, "answers": answers})
+    with pytest.raises(InputError, match=message):
+        SearchJournal(tmp_path, {}).ask("score", lambda: 1.0, float)
+
+
+def test_every_flipped_byte_of_a_journal_is_refused(tmp_path: Path) -> None:
+    SearchJournal(tmp_path, {"model": "a"}).ask("score", lambda: 0.25, float)
+    path = tmp_path / "vitc-search.json"
+    data = path.read_bytes()
+    for at in range(len(data)):
+        path.write_bytes(data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :])
+        try:
+            kept = SearchJournal(tmp_path, {"model": "a"}).ask("score", lambda: 1.0, float)
+        except InputError:
+            continue
+        assert kept == 0.25, at  # a blank between two values, nothing else
 
 
 def test_an_evaluate_that_returns_nan(model: torch.nn.Module) -> None:

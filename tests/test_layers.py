@@ -16,6 +16,7 @@ FLOORS = {
         "vitc.errors",
         "vitc.ownership",
         "vitc.version",
+        "vitc.files",
         "vitc.npy",
         "vitc.plain_file",
         "vitc.saving",

@@ -28,6 +28,7 @@ demo/          `python -m vitc.demo`
 doctor         what is installed here, and what can be built
 ownership      whose a file is: code is loaded from files of one's own
 task           what a model's outputs mean: labels, scores, boxes
+files/         files read with care, and saved in one step
 state_file     one file for the state of something long
 errors         everything that vitc raises on purpose
 version        the version

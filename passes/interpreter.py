@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.fx import Interpreter, Node
 
-from vitc.graph.ops import split_heads
+from vitc.graph.attention_call import AttentionCall
+from vitc.graph.ops import fused_attention
 
 
 class FastInterpreter(Interpreter):
@@ -19,7 +20,7 @@ class FastInterpreter(Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is torch.ops.vitc.attention.default:
-            return fused_attention(*args[:8])
+            return fused_attention(AttentionCall(*args, **kwargs))
         return super().call_function(target, args, kwargs)
 
     def stretch(
@@ -31,21 +32,3 @@ class FastInterpreter(Interpreter):
         for node in nodes:
             self.env[node] = instead[node] if node in instead else self.run_node(node)
         return self.env
-
-
-def fused_attention(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    bias: Tensor | None,
-    heads: int,
-    head_dim: int,
-    scale: float,
-    layout: str,
-) -> Tensor:
-    """vitc::attention by scaled_dot_product_attention: [B, N, H·D]."""
-    q, k, v = split_heads(q, k, v, heads, head_dim, layout)
-    if bias is not None and bias.shape[0] > 1:
-        bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
-    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale)
-    return mixed.transpose(1, 2).flatten(2)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch.fx import Node
 
+from vitc.graph.attention_call import AttentionCall
 from vitc.graph.nodes import shape_of, val
-from vitc.kernels.fields import split_scales
+from vitc.kernels.fields import AttentionFields
 from vitc.lowering.onnx.emitter import Emitter, emits
 from vitc.lowering.onnx.functions import Signature
 
@@ -32,41 +35,25 @@ def _dequantize(e: Emitter, node: Node) -> str:
     return e.op("DequantizeLinear", [e.value(x), e.value(scale)], **per_channel)  # type: ignore[arg-type]
 
 
-@emits(ops.attention.default)
+@emits(ops.attention.default, ops.attention_int8.default)
 def _attention(e: Emitter, node: Node) -> str:
-    q, k, v, bias, heads, head_dim, scale, layout, tile_q, tile_k = node.args
-    return _call(e, node, [q, k, v], bias, heads, head_dim, scale, layout, tile_q, tile_k, "fp16", [0.0] * 3, 0.0)  # type: ignore[arg-type, list-item]
-
-
-@emits(ops.attention_int8.default)
-def _attention_int8(e: Emitter, node: Node) -> str:
-    q, k, v, bias, heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale, _ = node.args
-    return _call(e, node, [q, k, v], bias, heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale)  # type: ignore[arg-type, list-item]
-
-
-def _call(
-    e: Emitter, node: Node, operands: list[Node | None], bias: Node | None, heads: int, head_dim: int, scale: float,
-    layout: str, tile_q: int, tile_k: int, pv: str, in_scales: list[float], out_scale: float,
-) -> str:  # fmt: skip
-    common, head_scales = split_scales(in_scales)
-    inputs = [e.value(t) for t in operands if t is not None]
-    if bias is not None:
-        inputs.append(e.value(bias))
+    call = AttentionCall.of(node)
+    fields = call.fields()
     signature = Signature(
-        layout=layout,
-        has_bias=bias is not None,
-        windows=bias is not None and shape_of(bias)[0] != 1,
-        int8_in=common[0] > 0,
+        layout=call.layout,
+        has_bias=call.bias is not None,
+        windows=call.bias is not None and shape_of(call.bias)[0] != 1,
+        int8_in=fields.int8_in,
         out_type=val(node).dtype,
-        bias_type=val(bias).dtype if bias is not None else None,
-        by_head=len(head_scales) > 1,
+        bias_type=val(call.bias).dtype if call.bias is not None else None,
+        by_head=fields.by_head,
     )
     overload = e.signatures.setdefault(signature, f"form{len(e.signatures)}" if e.signatures else "")
-    out = e.op(
-        "VitAttention", inputs, domain="vitc", layout=layout, num_heads=heads, head_dim=head_dim, scale=float(scale),
-        has_bias=int(bias is not None), tile_q=tile_q, tile_k=tile_k, pv=pv, q_scale=common[0], k_scale=common[1],
-        v_scale=common[2], out_scale=float(out_scale), head_scales=list(head_scales),
-    )  # fmt: skip
+    out = e.op("VitAttention", [e.value(t) for t in call.inputs], domain="vitc", **_attributes(fields))
     if overload:
         e.nodes[-1].overload = overload
     return out
+
+
+def _attributes(fields: AttentionFields) -> dict[str, Any]:
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.to_attributes().items()}

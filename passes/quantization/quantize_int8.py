@@ -15,6 +15,7 @@ from torch.fx import Node
 
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, constant, is_constant, module_path, shape_of
+from vitc.graph.attention_call import AttentionCall
 from vitc.graph.nodes import argument, called, operand, sole_user, val
 from vitc.graph.program import Program
 from vitc.passes.quantization.gemms import QuantizedGemm, corrected_bias
@@ -193,23 +194,21 @@ def _quantize_activation(rewriter: Rewriter, at: Node, x: Node, scale: float) ->
 def _quantize_attention(
     rewriter: Rewriter, node: Node, scales: dict[str, float], gemm_inputs: set[Node], pv: str
 ) -> None:
-    q, (bias, heads, head_dim, scale, layout, tile_q, tile_k) = operand(node), node.args[3:]
-    dtype = val(node).dtype
+    call, dtype = AttentionCall.of(node), val(node).dtype
     emits_int8 = node in gemm_inputs
     out_scale = scales[node.name] if emits_int8 else 0.0
     in_scales = [scales[name] for name in parts_of(node)]
     with rewriter.at(node):
-        if layout == "packed":
-            operands: list[Node | None] = [_packed_integers(rewriter, q, in_scales), None, None]
-            if operands[0] is None:
+        if call.packed:
+            packed = _packed_integers(rewriter, call.q, in_scales)
+            if packed is None:
                 in_scales = [max(in_scales)] * 3
-                operands[0] = _integers(rewriter, q, in_scales[0])
+                packed = _integers(rewriter, call.q, in_scales[0])
+            operands = [packed]
         else:
-            operands = [_integers(rewriter, operand(node, i), s) for i, s in enumerate(in_scales)]
-        new = rewriter.call(
-            ops.attention_int8.default,
-            *operands, bias, heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale, dtype,
-        )  # fmt: skip
+            operands = [_integers(rewriter, x, s) for x, s in zip(call.parts, in_scales, strict=True)]
+        border = replace(call, pv=pv, in_scales=in_scales, out_scale=out_scale, out_dtype=dtype)
+        new = border.with_parts(operands).emit(rewriter)
         if emits_int8:
             step = rewriter.parameter(
                 rewriter.unique_name(f"{_home(node)}{node.name}_scale"), torch.tensor(out_scale, dtype=dtype)

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.fx import Node
 
 from vitc.calibration.observer import Observer
-from vitc.graph.nodes import argument, operand
+from vitc.graph.attention_call import AttentionCall
 from vitc.graph.program import Program
 from vitc.passes.quantization.calibrators import CALIBRATORS
 from vitc.passes.quantization.error.importance import ProbeImages
@@ -63,10 +63,10 @@ class Sites:
 
 def parts_of(attention: Node) -> dict[str, Part]:
     """q, k and v, by the names of their ranges."""
-    q = operand(attention)
-    if argument(attention, 1) is None:
-        return {f"{q.name}/{name}": Part(q, i) for i, name in enumerate("qkv")}
-    return {x.name: Part(x) for x in (q, operand(attention, 1), operand(attention, 2))}
+    call = AttentionCall.of(attention)
+    if call.packed:
+        return {f"{call.q.name}/{name}": Part(call.q, i) for i, name in enumerate("qkv")}
+    return {x.name: Part(x) for x in call.parts}
 
 
 def choose_ranges(

@@ -16,6 +16,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import Rewriter, shape_of
+from vitc.graph.attention_call import AttentionCall
 from vitc.graph.movement import ancestry, descendants, example_shape, indices, replay
 from vitc.graph.nodes import where
 from vitc.graph.ops import split_heads
@@ -74,10 +75,8 @@ class TileAttention(Pass):
                 inputs = [
                     _three_dims(rewriter, n, example_shape(t)[2]) for n, t in zip(inputs, (q, k, v), strict=False)
                 ]
-            padded = [*inputs, None, None][:3]
-            new = rewriter.call(
-                torch.ops.vitc.attention.default, *padded, bias, heads, head_dim, scale, layout, tile_q, tile_k
-            )
+            call = AttentionCall(q, k, v, bias, heads, head_dim, scale, layout, tile_q, tile_k)
+            new = call.with_parts(inputs).emit(rewriter)
         last = _merged_heads(node)
         if last is not None:
             rewriter.replace(last, new)

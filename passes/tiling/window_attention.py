@@ -8,7 +8,7 @@ image's ends a block sees the nearest `window + 2·overlap` tokens, so every blo
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isqrt
 
 import torch
@@ -16,6 +16,7 @@ from torch.fx import Node
 
 from vitc.errors import InputError
 from vitc.graph import Rewriter, shape_of
+from vitc.graph.attention_call import AttentionCall
 from vitc.graph.nodes import where
 from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
@@ -68,12 +69,11 @@ class WindowAttention(Pass):
         return rest if rest <= _MOST_GLOBAL else 0
 
     def _refusal(self, node: Node) -> str | None:
-        q, k, _, bias = node.args[:4]
-        layout, tokens = node.args[7], shape_of(node)[1]
-        if bias is not None:
+        call, tokens = AttentionCall.of(node), shape_of(node)[1]
+        if call.bias is not None:
             return "it has a bias"
-        if layout == "bhnd" or (k is not None and shape_of(k)[1] != tokens):  # type: ignore[arg-type]
-            return f"layout {layout} of {list(shape_of(q))}"  # type: ignore[arg-type]
+        if call.layout == "bhnd" or (call.k is not None and shape_of(call.k)[1] != tokens):
+            return f"layout {call.layout} of {list(shape_of(call.q))}"
         image = tokens - self._global(tokens)
         if image <= self.window + 2 * self.overlap:
             return f"{image} tokens are no more than a window sees"
@@ -84,14 +84,14 @@ class WindowAttention(Pass):
         return None
 
     def _rewrite(self, rewriter: Rewriter, node: Node) -> None:
-        q, k, v, _, heads, head_dim, scale, layout, tile_q, tile_k = node.args
-        tokens, width = shape_of(node)[1], heads * head_dim  # type: ignore[operator]
+        call = AttentionCall.of(node)
+        apart = replace(call, layout="bnhd")
+        tokens, width = shape_of(node)[1], call.width
         front = self._global(tokens)
         with rewriter.at(node):
-            if layout == "packed":
-                parts = [rewriter.call(aten.slice.Tensor, q, 2, i * width, (i + 1) * width) for i in range(3)]
-            else:
-                parts = [q, k, v]  # type: ignore[list-item]
+            parts = list(call.parts)
+            if call.packed:
+                parts = [rewriter.call(aten.slice.Tensor, call.q, 2, i * width, (i + 1) * width) for i in range(3)]
             seen = _keys(tokens, front, self.window, self.overlap)
             index = rewriter.parameter(
                 rewriter.unique_name(f"windows_{tokens}_{self.window}_{self.overlap}_{front}"), seen.flatten()
@@ -101,12 +101,11 @@ class WindowAttention(Pass):
             for part in parts[1:]:
                 gathered = rewriter.call(aten.index_select.default, part, 1, index)
                 blocks.append(rewriter.call(aten.reshape.default, gathered, [-1, seen.shape[1], width]))
-            tail = (None, heads, head_dim, scale, "bnhd", tile_q, tile_k)
-            local = rewriter.call(ops.attention.default, *blocks, *tail)
+            local = apart.with_parts(blocks).emit(rewriter)
             result = rewriter.call(aten.reshape.default, local, [-1, tokens - front, width])
             if front:
                 whole = rewriter.call(aten.slice.Tensor, parts[0], 1, 0, front)
-                everywhere = rewriter.call(ops.attention.default, whole, *parts[1:], *tail)
+                everywhere = apart.with_parts([whole, *parts[1:]]).emit(rewriter)
                 result = rewriter.call(aten.cat.default, [everywhere, result], 1)
         rewriter.replace(node, result)
 

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from vitc.calibration.samples import Samples
 from vitc.calibration.source import calibration_stream
 from vitc.compiler.attention_choice import attention_choices
@@ -17,6 +15,7 @@ from vitc.compiler.report import Report
 from vitc.cost import predict
 from vitc.cost.count import flops, op_costs
 from vitc.errors import CalibrationError, InputError
+from vitc.graph.attention_call import AttentionCall, is_attention
 from vitc.graph.program import BatchRange, Program
 from vitc.lowering.cpu import native_refusal
 from vitc.lowering.cpu.rates import measured_here
@@ -101,8 +100,8 @@ def _int8_attention(tiled: Program) -> bool:
     form: packed, no bias, heads in sixteens."""
     if tiled.target.kind != "cpu":
         return True
-    nodes = [n for n in tiled.graph.nodes if n.target is torch.ops.vitc.attention.default]
-    fits = all(n.args[7] == "packed" and n.args[3] is None and n.args[5] % 16 == 0 for n in nodes)
+    calls = [AttentionCall.of(n) for n in tiled.graph.nodes if is_attention(n)]
+    fits = all(call.packed and call.bias is None and call.head_dim % 16 == 0 for call in calls)
     return fits and native_refusal() is None
 
 

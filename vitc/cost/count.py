@@ -8,6 +8,7 @@ import torch
 from torch.fx import Node
 
 from vitc.cost import OpCost
+from vitc.graph.attention_call import AttentionCall, is_attention
 from vitc.graph.movement import MOVEMENT, SPLITTING
 from vitc.graph.nodes import is_constant, is_tensor, module_path, val
 from vitc.graph.printer import op_name
@@ -16,7 +17,6 @@ from vitc.graph.program import Program
 aten, ops = torch.ops.aten, torch.ops.vitc
 _GEMM = {aten.linear.default, aten.matmul.default, aten.bmm.default, aten.addmm.default}
 _CONV = {aten.conv1d.default, aten.conv2d.default, aten.conv3d.default, aten.conv2d.padding}
-_ATTENTION = {ops.attention.default, ops.attention_int8.default}
 _NORM = {aten.layer_norm.default, aten.group_norm.default, aten.rms_norm.default, aten.softmax.int}
 #: Pointwise operators that engines fuse into the GEMM before them.
 _FUSED = {
@@ -108,8 +108,8 @@ def _bytes(node: Node, batch: int) -> int:
 
 
 def _dtype(node: Node, activations: list[Node]) -> str:
-    if node.target is ops.attention_int8.default:
-        return "int8" if node.args[10] == "int8" else "int8+fp16"
+    if is_attention(node) and (call := AttentionCall.of(node)).int8:
+        return "int8" if call.pv == "int8" else "int8+fp16"
     if node.target in _GEMM | _CONV and any(a.target is ops.dequantize.default for a in activations):
         return "int8"
     return "fp16" if val(node).dtype == torch.float16 else "fp32"
@@ -135,10 +135,9 @@ def _work(node: Node, batch: int) -> tuple[str, int, tuple[int, ...] | None]:
         m = shape_at(node.args[1], batch)[2]  # type: ignore[arg-type]
         qk_dim = shape_at(node.args[0], batch)[3]  # type: ignore[arg-type]
         return "attention", 2 * out[0] * out[1] * out[2] * m * (out[3] + qk_dim), (out[0] * out[1], out[2], m, out[3])
-    if node.target in _ATTENTION:
-        heads, head_dim = int(node.args[4]), int(node.args[5])  # type: ignore[arg-type]
-        keys = node.args[0] if node.args[1] is None else node.args[1]
+    if is_attention(node):
+        call = AttentionCall.of(node)
         n = out[1]
-        m = shape_at(keys, batch)[2 if node.args[7] == "bhnd" else 1]  # type: ignore[arg-type]
-        return "attention", 4 * out[0] * heads * n * m * head_dim, (out[0] * heads, n, m, head_dim)
+        m = shape_at(call.k or call.q, batch)[2 if call.layout == "bhnd" else 1]
+        return "attention", 4 * out[0] * n * m * call.width, (out[0] * call.num_heads, n, m, call.head_dim)
     return ("norm" if node.target in _NORM else "elementwise"), count, None

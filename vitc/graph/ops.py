@@ -5,7 +5,7 @@
 `vitc::quantize`        symmetric linear quantization, as ONNX QuantizeLinear (opset 19) with zero point 0
 `vitc::dequantize`      its inverse
 
-Layouts, names and fields are those of kernels/vit_attention.toml.
+Layouts, names and fields are those of kernels/vit_attention.toml; the arguments are those of AttentionCall.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vitc.errors import InternalError, unknown
+from vitc.graph.attention_call import OPERANDS, AttentionCall, attention_schema
 from vitc.kernels import reference
-from vitc.kernels.fields import AttentionFields, split_scales
+from vitc.kernels.fields import AttentionFields, attention_spec
 from vitc.kernels.launch import shared_launch
 
 INT8_MIN, INT8_MAX = -128, 127
@@ -51,7 +53,7 @@ def split_heads(
         packed = q.reshape(q.shape[0], q.shape[1], 3, num_heads, head_dim).permute(2, 0, 3, 1, 4)
         return packed[0], packed[1], packed[2]
     if k is None or v is None:
-        raise ValueError(f"layout {layout!r} takes q, k and v; k or v is missing")
+        raise InternalError(f"layout {layout!r} takes q, k and v; k or v is missing")
     if layout == "bnhd":
         return (
             _heads_first(q, num_heads, head_dim),
@@ -60,7 +62,22 @@ def split_heads(
         )
     if layout == "bhnd":
         return q, k, v
-    raise ValueError(f"unknown attention layout {layout!r}; known: packed, bnhd, bhnd")
+    raise InternalError(unknown("attention layout", layout, attention_spec().layouts))
+
+
+def heads_of(call: AttentionCall[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """A call's q, k and v as [B, H, N, D] views."""
+    return split_heads(call.q, call.k, call.v, call.num_heads, call.head_dim, call.layout)
+
+
+def fused_attention(call: AttentionCall[Tensor]) -> Tensor:
+    """vitc::attention by torch's own scaled_dot_product_attention: [B, N, H·D]."""
+    q, k, v = heads_of(call)
+    bias = call.bias
+    if bias is not None and bias.shape[0] > 1:
+        bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
+    mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=call.scale)
+    return mixed.transpose(1, 2).flatten(2)
 
 
 def tiled_attention(
@@ -100,64 +117,32 @@ def tiled_attention(
     return out.reshape(batch, tokens, heads * dim)
 
 
-@torch.library.custom_op("vitc::attention", mutates_args=())
-def attention(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    bias: Tensor | None,
-    num_heads: int,
-    head_dim: int,
-    scale: float,
-    layout: str,
-    tile_q: int,
-    tile_k: int,
-) -> Tensor:
+@torch.library.custom_op("vitc::attention", mutates_args=(), schema=attention_schema(int8=False))
+def attention(*args: Any) -> Tensor:
     """Exact tiled attention; returns [B, N, H·D] in q's dtype."""
-    heads = split_heads(q, k, v, num_heads, head_dim, layout)
-    return tiled_attention(*heads, bias, scale, tile_q, tile_k)
-
-
-def _attention_shape(q: Tensor, num_heads: int, head_dim: int, layout: str) -> tuple[int, int, int]:
-    tokens = q.shape[2] if layout == "bhnd" else q.shape[1]
-    return q.shape[0], tokens, num_heads * head_dim
+    call = AttentionCall[Tensor](*args)
+    return tiled_attention(*heads_of(call), call.bias, call.scale, call.tile_q, call.tile_k)
 
 
 @attention.register_fake
-def _(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    bias: Tensor | None,
-    num_heads: int,
-    head_dim: int,
-    scale: float,
-    layout: str,
-    tile_q: int,
-    tile_k: int,
-) -> Tensor:
-    return q.new_empty(_attention_shape(q, num_heads, head_dim, layout))
+def _(*args: Any) -> Tensor:
+    call = AttentionCall[Tensor](*args)
+    return call.q.new_empty(_output_shape(call))
 
 
 def _keep_for_backward(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.save_for_backward(*inputs[:4])
-    ctx.options = inputs[4:8]
+    call = AttentionCall[Tensor](*inputs)
+    ctx.save_for_backward(*call.operands())
+    ctx.call, ctx.options = call.with_operands([None] * len(OPERANDS)), len(inputs) - len(OPERANDS)
 
 
 def _attention_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     """Through torch's own attention, computed again: tiles make no difference to a derivative."""
-    num_heads, head_dim, scale, layout = ctx.options
     with torch.enable_grad():
         operands = [None if t is None else t.detach().requires_grad_() for t in ctx.saved_tensors]
-        q, k, v, bias = operands
-        assert q is not None
-        heads = split_heads(q, k, v, num_heads, head_dim, layout)
-        if bias is not None and bias.shape[0] > 1:
-            bias = bias.repeat(heads[0].shape[0] // bias.shape[0], 1, 1, 1)
-        mixed = torch.nn.functional.scaled_dot_product_attention(*heads, attn_mask=bias, scale=scale)
-        out = mixed.transpose(1, 2).flatten(2)
+        out = fused_attention(ctx.call.with_operands(operands))
         found = iter(torch.autograd.grad(out, [t for t in operands if t is not None], grad))
-    return (*(None if t is None else next(found) for t in operands), *[None] * 6)
+    return (*(None if t is None else next(found) for t in operands), *[None] * ctx.options)
 
 
 attention.register_autograd(_attention_backward, setup_context=_keep_for_backward)
@@ -193,81 +178,41 @@ def _along(scale: Tensor, x: Tensor, axis: int) -> Tensor:
     return scale.reshape(shape)
 
 
-@torch.library.custom_op("vitc::attention_int8", mutates_args=())
-def attention_int8(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    bias: Tensor | None,
-    num_heads: int,
-    head_dim: int,
-    scale: float,
-    layout: str,
-    tile_q: int,
-    tile_k: int,
-    pv: str,
-    in_scales: list[float],
-    out_scale: float,
-    out_dtype: torch.dtype,
-) -> Tensor:
+@torch.library.custom_op("vitc::attention_int8", mutates_args=(), schema=attention_schema(int8=True))
+def attention_int8(*args: Any) -> Tensor:
     """Attention with an INT8 border, by the kernel's own arithmetic: its roundings, P as `pv` says.
 
-    `in_scales` are q's, k's and v's: three, or 3·H where each head has its own. `out_scale` 0 leaves a floating-point
-    output of `out_dtype`, which has passed FP16 as the kernel's has. Here on the CPU; on a GPU the kernel itself runs.
+    A floating-point output has passed FP16 as the kernel's has. Here on the CPU; on a GPU the kernel itself runs.
     Raises InputError for shapes and dtypes that the operator has not.
     """
-    fields = attention_fields(bias, num_heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale)
-    given = [t.detach().numpy() for t in (q, k, v, bias) if t is not None]
-    out = torch.from_numpy(_by_threads(fields, given))
-    return out if fields.int8_out else out.to(out_dtype)
+    call = AttentionCall[Tensor](*args)
+    fields = call.fields()
+    out = torch.from_numpy(_by_threads(fields, [t.detach().numpy() for t in call.inputs]))
+    return out.to(_output_dtype(call))
 
 
 @attention_int8.register_kernel("cuda")
-def _(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    bias: Tensor | None,
-    num_heads: int,
-    head_dim: int,
-    scale: float,
-    layout: str,
-    tile_q: int,
-    tile_k: int,
-    pv: str,
-    in_scales: list[float],
-    out_scale: float,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    fields = attention_fields(bias, num_heads, head_dim, scale, layout, tile_q, tile_k, pv, in_scales, out_scale)
-    out = q.new_empty(
-        _attention_shape(q, num_heads, head_dim, layout), dtype=torch.int8 if fields.int8_out else torch.float16
-    )
-    launch_on(
-        fields, [t for t in (q, k, v, bias) if t is not None], out, torch.cuda.current_stream(q.device).cuda_stream
-    )
-    return out if fields.int8_out else out.to(out_dtype)
+def _(*args: Any) -> Tensor:
+    call = AttentionCall[Tensor](*args)
+    fields = call.fields()
+    out = call.q.new_empty(_output_shape(call), dtype=torch.int8 if fields.int8_out else torch.float16)
+    launch_on(fields, call.inputs, out, torch.cuda.current_stream(call.q.device).cuda_stream)
+    return out.to(_output_dtype(call))
 
 
-def attention_fields(
-    bias: Tensor | None,
-    num_heads: int,
-    head_dim: int,
-    scale: float,
-    layout: str,
-    tile_q: int,
-    tile_k: int,
-    pv: str,
-    in_scales: Sequence[float],
-    out_scale: float,
-) -> AttentionFields:
-    """The operator's arguments as the kernel's fields. Raises InputError."""
-    (q_scale, k_scale, v_scale), by_head = split_scales(in_scales)
-    return AttentionFields(
-        layout, num_heads, head_dim, scale, int(bias is not None), tile_q, tile_k, pv, q_scale, k_scale, v_scale,
-        out_scale,
-        by_head,
-    )  # fmt: skip
+@attention_int8.register_fake
+def _(*args: Any) -> Tensor:
+    call = AttentionCall[Tensor](*args)
+    return call.q.new_empty(_output_shape(call), dtype=_output_dtype(call))
+
+
+def _output_dtype(call: AttentionCall[Tensor]) -> torch.dtype:
+    return torch.int8 if call.out_scale > 0 else call.out_dtype or torch.float16
+
+
+def _output_shape(call: AttentionCall[Tensor]) -> tuple[int, int, int]:
+    tokens = call.q.shape[2] if call.layout == "bhnd" else call.q.shape[1]
+    return call.q.shape[0], tokens, call.width
 
 
 def launch_on(fields: AttentionFields, inputs: Sequence[Tensor], out: Tensor, stream: int) -> None:
@@ -276,24 +221,3 @@ def launch_on(fields: AttentionFields, inputs: Sequence[Tensor], out: Tensor, st
     dtypes = [str(t.dtype).removeprefix("torch.") for t in (*whole, out)]
     shapes = [tuple(t.shape) for t in whole]
     shared_launch()(fields, shapes, dtypes, [t.data_ptr() for t in whole], [out.data_ptr()], stream)
-
-
-@attention_int8.register_fake
-def _(
-    q: Tensor,
-    k: Tensor | None,
-    v: Tensor | None,
-    bias: Tensor | None,
-    num_heads: int,
-    head_dim: int,
-    scale: float,
-    layout: str,
-    tile_q: int,
-    tile_k: int,
-    pv: str,
-    in_scales: list[float],
-    out_scale: float,
-    out_dtype: torch.dtype,
-) -> Tensor:
-    dtype = torch.int8 if out_scale > 0.0 else out_dtype
-    return q.new_empty(_attention_shape(q, num_heads, head_dim, layout), dtype=dtype)

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vitc.passes.interpreter import FastInterpreter, fused_attention
+from vitc.graph.attention_call import AttentionCall
+from vitc.graph.ops import fused_attention
+from vitc.passes.interpreter import FastInterpreter
 
 ops = torch.ops.vitc
 
@@ -23,17 +25,15 @@ class Unrounded(FastInterpreter):
             x, step, _ = args
             return x.float() * (step.reshape([-1] + [1] * (x.ndim - 1)) if step.ndim else step)
         if target is ops.attention_int8.default:
-            return _attention(*args)
+            return _attention(AttentionCall(*args, **kwargs))
         return super().call_function(target, args, kwargs)
 
 
-def _attention(*args: Any) -> Tensor:
-    q, k, v, bias, heads, head_dim, scale, layout, _, _, _, in_scales, out_scale, dtype = args
-    parts = q.chunk(3, -1) if k is None else (q, k, v)
-    exact = [t.float() * s for t, s in zip(parts, in_scales, strict=True)]
-    q, k, v = (torch.cat(exact, -1), None, None) if k is None else exact
-    out = fused_attention(q, k, v, bias, heads, head_dim, scale, layout)
-    return _clip(out / out_scale) if out_scale else out.to(dtype)
+def _attention(call: AttentionCall[Tensor]) -> Tensor:
+    parts = call.q.chunk(3, -1) if call.packed else call.parts
+    exact = [t.float() * s for t, s in zip(parts, call.in_scales, strict=True)]
+    out = fused_attention(call.with_parts([torch.cat(exact, -1)] if call.packed else exact))
+    return _clip(out / call.out_scale) if call.out_scale else out.to(call.out_dtype)
 
 
 def _clip(x: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from vitc.graph import Rewriter, constant, is_constant, module_path
+from vitc.graph.attention_call import AttentionCall
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import argument, operand, sole_user
 from vitc.passes.quantization.error.measured_error import Part, TensorProbe, WeightProbe
@@ -146,11 +147,11 @@ def _rows(node: Node) -> int:
 
 def _operand_makers(attention: Node) -> list[Maker | None]:
     """The linears that make q, k and v, where nothing stands between and nobody else reads them."""
-    q = operand(attention)
-    if argument(attention, 1) is None:
-        width = int(argument(attention, 4)) * int(argument(attention, 5))  # heads · head_dim
+    call = AttentionCall.of(attention)
+    if call.packed:
+        q, width = call.q, call.width
         return [Maker(q, i * width, (i + 1) * width) if _owned(q, attention) else None for i in range(3)]
-    return [Maker(x) if _owned(x, attention) else None for x in (q, operand(attention, 1), operand(attention, 2))]
+    return [Maker(x) if _owned(x, attention) else None for x in call.parts]
 
 
 def _owned(maker: Node, attention: Node) -> bool:
@@ -158,7 +159,7 @@ def _owned(maker: Node, attention: Node) -> bool:
         maker.target is aten.linear.default
         and is_constant(maker.args[1])
         and sole_user(maker) is attention
-        and sum(x is maker for x in attention.args) == 1
+        and sum(x is maker for x in AttentionCall.of(attention).inputs) == 1
     )
 
 

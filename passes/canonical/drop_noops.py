@@ -41,7 +41,7 @@ class DropNoops(Pass):
         rewriter = Rewriter(program.module, self.name)
         for node in list(program.graph.nodes):
             if node.target in (aten.view.default, aten._unsafe_view.default):
-                node.target = aten.reshape.default
+                rewriter.edit(node, target=aten.reshape.default)
             if not _is_noop(node):
                 continue
             rewriter.replace(node, node.args[0])

@@ -240,7 +240,7 @@ def _packed_integers(rewriter: Rewriter, qkv: Node, in_scales: list[float]) -> N
         if len(args) > 2 and isinstance(args[2], Node):
             bias = constant(rewriter.module, args[2])
             args[2] = rewriter.parameter(rewriter.unique_name(f"{args[2].target}_equalized"), bias * factors)
-    qkv.args = tuple(args)
+    rewriter.edit(qkv, args=args)
     return _integers(rewriter, qkv, common)
 
 

@@ -13,13 +13,15 @@ scales them, and sums beyond 65504 become infinite; docs/decisions/0010-tensorrt
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
 from vitc.graph import Rewriter, constant, is_constant
+from vitc.graph.attention_call import AttentionCall, is_attention
 from vitc.graph.movement import MOVEMENT, SPLITTING
 from vitc.graph.nodes import argument, is_tensor, operand, val, where
 from vitc.graph.printer import op_name
@@ -70,7 +72,8 @@ class ToFp16(Pass):
                 if wanted == torch.float16 and (reason := _unsafe(program, node)):
                     wanted, unsafe[where(node)] = torch.float32, reason
                 if wanted is not None:
-                    counts[wanted] += caster.retype(node, wanted)
+                    caster.compute_in(wanted, node)
+                    counts[wanted] += 1
         caster.rewriter.finish()
         program = program.note(f"{counts[torch.float16]} operators in FP16, {counts[torch.float32]} kept in FP32")
         for name, reason in unsafe.items():
@@ -139,24 +142,21 @@ class _Caster:
         self.rewriter = rewriter
         self._casts: dict[tuple[Node, torch.dtype], Node] = {}
 
-    def retype(self, node: Node, dtype: torch.dtype) -> int:
+    def compute_in(self, dtype: torch.dtype, node: Node) -> None:
+        """Casts a node's operands; what else of it says a dtype follows."""
         with self.rewriter.at(node):
-            cast = lambda n: self._as(n, dtype)  # noqa: E731
-            node.args = map_arg(node.args, cast)
-            node.kwargs = map_arg(node.kwargs, cast)
-        if node.target is ops.attention_int8.default:
-            node.args = (*node.args[:-1], dtype)
-        if node.target.__class__ is torch._ops.OpOverload and "dtype" in node.kwargs:
-            node.kwargs = {k: v for k, v in node.kwargs.items() if k != "dtype"}
-        args = map_arg(node.args, lambda n: n.meta["val"])
-        kwargs = map_arg(node.kwargs, lambda n: n.meta["val"])
-        with self.rewriter.fake_mode:
-            node.meta["val"] = node.target(*args, **kwargs)  # type: ignore[operator]
-        return 1
+            args: Any = map_arg(node.args, lambda n: self._as(n, dtype))
+            kwargs: Any = map_arg(node.kwargs, lambda n: self._as(n, dtype))
+        if is_attention(node) and (call := AttentionCall(*args)).int8:
+            args = replace(call, out_dtype=dtype).arguments()
+        if isinstance(node.target, torch._ops.OpOverload):
+            kwargs = {k: v for k, v in kwargs.items() if k != "dtype"}
+        self.rewriter.edit(node, args=args, kwargs=kwargs)
 
     def restore_outputs(self, output: Node) -> None:
         with self.rewriter.at(output):
-            output.args = map_arg(output.args, lambda n: self._as(n, torch.float32))
+            args = map_arg(output.args, lambda n: self._as(n, torch.float32))
+        self.rewriter.edit(output, args=args)
 
     def _as(self, node: Node, dtype: torch.dtype) -> Node:
         if not is_tensor(node) or not val(node).is_floating_point() or val(node).dtype == dtype:

@@ -66,7 +66,7 @@ class Report:
             lines.append(f"ledger    {self.ledger.text()}")
         lines.append("passes")
         for entry in self.journal:
-            lines.append(f"  {entry.pass_text:<32} +{entry.created} −{entry.erased} nodes, {entry.seconds:.2f} s")
+            lines.append(f"  {entry.pass_text:<32} {entry.counts} nodes, {entry.seconds:.2f} s")
             lines += [f"      {note}" for note in entry.notes]
         if self.pruning:
             lines += ["pruning", *(f"  {line}" for line in self.pruning)]

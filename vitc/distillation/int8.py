@@ -52,7 +52,7 @@ class FakeQuantized:
             for gemm in (by_name[g.name] for g in gemms):
                 with rewriter.at(gemm):
                     weight = rewriter.call(round_weight, gemm.args[1])
-                gemm.args = (rounded, weight, *gemm.args[2:])
+                rewriter.edit(gemm, args=(rounded, weight, *gemm.args[2:]))
         self.module = rewriter.finish()
         for home in self._steps.values():
             self.module.get_parameter(home).requires_grad_(learn_steps)

@@ -30,14 +30,21 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """What one pass did."""
+    """What one pass did. `created`, `erased` and `changed` count operators; `changed` are those that stand where they
+    stood, with another operator, other arguments or another type."""
 
     pass_text: str
     stage: str
     created: int
     erased: int
+    changed: int
     seconds: float
     notes: tuple[str, ...] = ()
+
+    @property
+    def counts(self) -> str:
+        """'+3 −2 ~1': operators created, erased and changed."""
+        return f"+{self.created} −{self.erased} ~{self.changed}"
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The one way a pass changes a graph: every new node is typed, named after the user's module and counted."""
+"""The one way a pass changes a graph: what it makes or edits is typed, named after the user's module and counted."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,27 +15,27 @@ from torch.fx.node import map_arg
 from vitc.errors import PassError
 from vitc.graph.nodes import same_shape, where
 
+CHANGED_BY = "changed_by"
+"""The key in a node's meta under which the pass stands that edited it."""
 #: What a new node inherits from the node it stands for.
 _PROVENANCE = ("nn_module_stack", "stack_trace", "from_node")
 
 
 class Rewriter:
-    """Creates, replaces and erases nodes of one graph on behalf of one pass.
+    """Creates, edits, replaces and erases nodes of one graph on behalf of one pass.
 
     >>> rewriter = Rewriter(module, "drop-noops")
     >>> with rewriter.at(node):
     ...     new = rewriter.call(torch.ops.aten.relu.default, x)
     >>> rewriter.replace(node, new)
 
-    `created` and `erased` count the changes; the pass manager writes them into the journal.
+    The pass manager counts what was created, erased and changed in place, and writes it into the journal.
     """
 
     def __init__(self, module: GraphModule, made_by: str) -> None:
         self.module = module
         self.graph = module.graph
         self.made_by = made_by
-        self.created = 0
-        self.erased = 0
         self._like: Node | None = None
         vals = [n.meta["val"] for n in self.graph.nodes if isinstance(n.meta.get("val"), torch.Tensor)]
         self.fake_mode = detect_fake_mode(vals) or FakeTensorMode(allow_non_fake_inputs=True)
@@ -53,17 +53,40 @@ class Rewriter:
         """A typed call_function node at the insertion point."""
         node = self.graph.call_function(target, args, kwargs)
         self._describe(node)
-        fake_args = map_arg(args, lambda n: n.meta["val"])
-        fake_kwargs = map_arg(kwargs, lambda n: n.meta["val"])
-        try:
-            with self.fake_mode:
-                node.meta["val"] = target(*fake_args, **fake_kwargs)
-        except Exception as error:
-            like = f" for {where(self._like)}" if self._like else ""
-            raise PassError(
-                f"pass {self.made_by!r} made {target}{like} with operands it does not take: {error}"
-            ) from error
+        like = f" for {where(self._like)}" if self._like else ""
+        node.meta["val"] = self._typed(target, args, kwargs, f"made {target}{like} with operands it does not take")
         return node
+
+    def edit(
+        self,
+        node: Node,
+        *,
+        target: Callable[..., Any] | str | None = None,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Gives a node another operator, other arguments or other keywords, in its place; what is None stays.
+
+        The node has the type that follows. Raises PassError, and leaves the node as it was, where the operator does not
+        take these arguments. What reads the node keeps its own type: see `retype`.
+        """
+        wanted = (
+            node.target if target is None else target,
+            node.args if args is None else tuple(args),
+            dict(node.kwargs if kwargs is None else kwargs),
+        )
+        if node.op == "call_function":
+            value = self._typed(*wanted, f"gave {where(node)} arguments that {wanted[0]} does not take")
+            self._mark(node, value)
+            node.meta["val"] = value
+        if wanted != (node.target, node.args, node.kwargs):
+            node.meta[CHANGED_BY] = self.made_by
+            node.target, node.args, node.kwargs = wanted
+
+    def retype(self, node: Node) -> None:
+        """Gives a node the type that follows from operands whose types have changed. Raises PassError where it does not
+        take them."""
+        self.edit(node)
 
     def parameter(self, name: str, value: torch.Tensor, trainable: bool = True) -> Node:
         """A get_attr node for a weight or buffer `name`, which must be new. What training must not touch (masks, tables
@@ -111,25 +134,34 @@ class Rewriter:
                     f"of dtype {b.dtype}; both must be equal"
                 )
         old.replace_all_uses_with(new)
-        self.erase(old)
-
-    def erase(self, node: Node) -> None:
-        self.graph.erase_node(node)
-        self.erased += 1
+        self.graph.erase_node(old)
 
     def finish(self) -> GraphModule:
         """Erases what nobody uses, checks the graph, recompiles."""
         for node in reversed(list(self.graph.nodes)):
             if node.op in ("call_function", "get_attr") and not node.users and _pure(node):
                 self.graph.erase_node(node)
-                if node.op == "call_function":
-                    self.erased += 1
         self.graph.lint()
         self.module.recompile()
         return self.module
 
+    def _typed(self, target: Any, args: Any, kwargs: Any, otherwise: str) -> Any:
+        """What an operator gives for these arguments."""
+        try:
+            with self.fake_mode:
+                return target(*map_arg(args, lambda n: n.meta["val"]), **map_arg(kwargs, lambda n: n.meta["val"]))
+        except Exception as error:
+            raise PassError(f"pass {self.made_by!r} {otherwise}: {error}") from error
+
+    def _mark(self, node: Node, value: Any) -> None:
+        """A node whose type changes has changed, though its arguments may not have."""
+        old = node.meta.get("val")
+        if isinstance(old, torch.Tensor) and isinstance(value, torch.Tensor):
+            same = old.dtype == value.dtype and same_shape(tuple(old.shape), tuple(value.shape))
+            if not same:
+                node.meta[CHANGED_BY] = self.made_by
+
     def _describe(self, node: Node) -> None:
-        self.created += 1
         node.meta["made_by"] = self.made_by
         if self._like is not None:
             for key in _PROVENANCE:

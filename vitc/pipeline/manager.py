@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from vitc.errors import InternalError, PassError, VitcError
 from vitc.graph.program import JournalEntry, Program
+from vitc.graph.rewriter import CHANGED_BY
 from vitc.pipeline.base import Pass
 from vitc.pipeline.instruments import Instrument, Verify
 from vitc.pipeline.order import check_order
@@ -36,6 +37,8 @@ def run_pipeline(
 def _run(item: Pass, program: Program) -> Program:
     started = time.perf_counter()
     fork = program.fork().evolve(notes=())
+    for node in fork.graph.nodes:
+        node.meta.pop(CHANGED_BY, None)  # an earlier pass's
     before = {n.name for n in fork.graph.nodes if n.op == "call_function"}
     try:
         after = item.run(fork)
@@ -47,12 +50,13 @@ def _run(item: Pass, program: Program) -> Program:
         raise PassError(
             f"pass {item.name!r} returned {type(after).__name__}, not a Program; end run() with `return program`"
         )
-    now = {n.name for n in after.graph.nodes if n.op == "call_function"}
+    now = {n.name: n for n in after.graph.nodes if n.op == "call_function"}
     entry = JournalEntry(
         pass_text=print_pass(item),
         stage=item.gives or program.stage,
-        created=len(now - before),
-        erased=len(before - now),
+        created=len(now.keys() - before),
+        erased=len(before - now.keys()),
+        changed=sum(CHANGED_BY in now[name].meta for name in now.keys() & before),
         seconds=time.perf_counter() - started,
         notes=after.notes,
     )

@@ -48,7 +48,7 @@ def compensate(program: Program, facts: Facts, removed: torch.Tensor, how: Compe
             renamed.setdefault(old, []).append(new)
         changed += 1
     rewriter.finish()
-    take_names(program.module, renamed)
+    take_names(rewriter, renamed)
     return changed
 
 
@@ -61,5 +61,5 @@ def _write(rewriter: Rewriter, reader: Node, weight: torch.Tensor, shift: torch.
     new = [rewriter.unique_name(f"{name}_updated") for name in names]
     with rewriter.at(reader):
         made = [rewriter.parameter(n, v.contiguous()) for n, v in zip(new, (weight, bias), strict=True)]
-    reader.args = (reader.args[0], *made, *reader.args[3:])
+    rewriter.edit(reader, args=(reader.args[0], *made, *reader.args[3:]))
     return list(zip(names, new, strict=True))

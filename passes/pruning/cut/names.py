@@ -6,12 +6,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch.fx import GraphModule, Node
+from torch.fx import Node
+
+from vitc.graph import Rewriter
 
 
-def take_names(module: GraphModule, renamed: Mapping[str, Sequence[str]]) -> None:
+def take_names(rewriter: Rewriter, renamed: Mapping[str, Sequence[str]]) -> None:
     """For each old name → new names: the new weight takes the old name, where it is the only one and the old has no
     user left."""
+    module = rewriter.module
     used: dict[str, list[Node]] = {}
     for node in module.graph.nodes:
         if node.op == "get_attr":
@@ -30,5 +33,5 @@ def take_names(module: GraphModule, renamed: Mapping[str, Sequence[str]]) -> Non
         else:
             owner.register_buffer(leaf, value)
         for node in used[new[0]]:
-            node.target = old
+            rewriter.edit(node, target=old)
     module.recompile()

@@ -6,15 +6,14 @@ from typing import Any
 
 import torch
 from torch.fx import Node
-from torch.fx.node import map_arg
 
-from vitc.errors import InternalError
+from vitc.errors import InternalError, PassError
 from vitc.graph import Rewriter, constant
 from vitc.graph.movement import example_shape
 from vitc.graph.nodes import argument, called, is_constant, is_tensor, operand, where
 from vitc.graph.program import Program
 from vitc.passes.pruning.cut.names import take_names
-from vitc.passes.pruning.cut.sizes import Resizer
+from vitc.passes.pruning.cut.sizes import Edit, Resizer
 from vitc.passes.pruning.cut.survivors import Masks, Survivors
 from vitc.passes.pruning.find.flow import Flow
 from vitc.passes.pruning.find.layers import LAYERS, channel_dim, is_depthwise
@@ -38,17 +37,16 @@ def shrink(
     if content is None:
         content = torch.arange(flow.count)
     editor = _Editor(program, flow, removed, content, made_by)
-    nodes = list(program.graph.nodes)
-    for node in nodes:
+    for node in list(program.graph.nodes):
+        editor.plan(node)
+    for node in list(program.graph.nodes):
         editor.edit(node)
-    for node in program.graph.nodes:
-        editor.retype(node)
     editor.rewriter.finish()
-    take_names(program.module, editor.renamed)
+    take_names(editor.rewriter, editor.renamed)
 
 
 class _Editor:
-    """Slices and rewrites one node at a time."""
+    """Slices and rewrites one node at a time: all of them are planned first, while the graph still has its shapes."""
 
     def __init__(
         self, program: Program, flow: Flow, removed: torch.Tensor, content: torch.Tensor, made_by: str
@@ -62,9 +60,10 @@ class _Editor:
         self.parameters = {name for name, _ in program.module.named_parameters(remove_duplicate=False)}
         self.renamed: dict[str, list[str]] = {}
         self._sliced: dict[tuple[Any, ...], Node] = {}
+        self._edits: dict[Node, Edit] = {}
         self._changed: set[Node] = set()
 
-    def edit(self, node: Node) -> None:
+    def plan(self, node: Node) -> None:
         if node.op != "call_function":
             return
         if node.target in LAYERS and is_constant(node.args[1]):
@@ -82,23 +81,18 @@ class _Editor:
             and isinstance(node.args[0], Node)
             and (self.survivors.loses(node) or self.survivors.loses(node.args[0]))
         ):
-            self._changed.add(node)
-            self.resizer.edit(node)
+            self._edits[node] = self.resizer.edit(node)
 
-    def retype(self, node: Node) -> None:
-        """The value of a node whose operands changed."""
-        if node.op != "call_function" or not (
-            node in self._changed or any(n in self._changed for n in node.all_input_nodes)
-        ):
+    def edit(self, node: Node) -> None:
+        """What was planned for a node, or the type that follows from operands that changed."""
+        if node.op != "call_function":
             return
-        self._changed.add(node)
-        args = map_arg(node.args, lambda n: n.meta["val"])
-        kwargs = map_arg(dict(node.kwargs), lambda n: n.meta["val"])
-        try:
-            with self.rewriter.fake_mode:
-                node.meta["val"] = called(node)(*args, **kwargs)
-        except Exception as error:  # the rules let no such operator through
-            raise InternalError(f"{where(node)} does not fit its pruned operands: {error}") from error
+        if node in self._edits or any(n in self._changed for n in node.all_input_nodes):
+            try:
+                self.rewriter.edit(node, **self._edits.get(node, {}))
+            except PassError as error:  # the rules let no such operator through
+                raise InternalError(f"{where(node)} does not fit its pruned operands: {error}") from error
+            self._changed.add(node)
 
     # Weights.
 
@@ -112,8 +106,7 @@ class _Editor:
             args[6] = len(rows)
         if len(args) > 2 and isinstance(args[2], Node):
             args[2] = self._slice(args[2], {0: rows}, node)
-        node.args = tuple(args)
-        self._changed.add(node)
+        self._edits[node] = {"args": args}
 
     def _rows(self, node: Node) -> torch.Tensor | None:
         """The rows of the weight that stay, in their new order."""
@@ -194,7 +187,7 @@ class _Editor:
         masks = self.survivors.of(q)
         if masks is None:
             if self.survivors.of(node) is not None:
-                self._changed.add(node)
+                self._edits[node] = {}
             return
         kwargs, args = dict(node.kwargs), list(node.args)
         if kwargs.get("scale") is None:  # the default would follow the pruned head size
@@ -204,15 +197,13 @@ class _Editor:
             args[3] = bias
         elif bias is not None:
             kwargs["attn_mask"] = bias
-        node.args, node.kwargs = tuple(args), kwargs
-        self._changed.add(node)
+        self._edits[node] = {"args": args, "kwargs": kwargs}
 
     def _elementwise(self, node: Node) -> None:
         """A weight that meets features loses the same entries."""
         masks = self.survivors.of(node)
         if masks is not None:
-            node.args = tuple(self._follow(value, masks, node) for value in node.args)
-            self._changed.add(node)
+            self._edits[node] = {"args": [self._follow(value, masks, node) for value in node.args]}
 
     def _concatenation(self, node: Node) -> None:
         """A weight that stands beside features loses the same entries, but not along the dimension in which it stands
@@ -221,8 +212,8 @@ class _Editor:
         if masks is not None:
             at = argument(node, 1, "dim", 0) % len(masks)
             across = tuple(None if dim == at else mask for dim, mask in enumerate(masks))
-            node.args = ([self._follow(value, across, node) for value in argument(node, 0)], *node.args[1:])
-            self._changed.add(node)
+            parts = [self._follow(value, across, node) for value in argument(node, 0)]
+            self._edits[node] = {"args": [parts, *node.args[1:]]}
 
     def _follow(self, value: Any, masks: Masks, user: Node) -> Any:
         """An operand: without the entries that go, if it is made of weights alone."""
@@ -245,8 +236,7 @@ class _Editor:
         for i in range(2, len(args)):
             if isinstance(args[i], Node):
                 args[i] = self._slice(args[i], index, node)
-        node.args = tuple(args)
-        self._changed.add(node)
+        self._edits[node] = {"args": args}
 
 
 def _size_from_end(node: Node, dim: int) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch.fx import Node
@@ -19,6 +19,8 @@ from vitc.passes.pruning.cut.survivors import Masks, Survivors
 aten = torch.ops.aten
 _SIZED = {aten.view.default, aten._unsafe_view.default, aten.reshape.default, aten.expand.default}
 _SPLITS = {aten.chunk.default, aten.split.Tensor, aten.split_with_sizes.default, aten.split.sizes}
+Edit: TypeAlias = "dict[str, Any]"
+"""What of an operator changes, as Rewriter.edit takes it."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +32,14 @@ class Resizer:
     batch: Node | None
     batch_size: int
 
-    def edit(self, node: Node) -> None:
-        """Rewrites the arguments of one operator. Raises PassError where the positions cannot be carried over."""
+    def edit(self, node: Node) -> Edit:
+        """The arguments of one operator afterwards. Raises PassError where the positions cannot be carried over."""
         before, after = self.survivors.of(operand(node)), self.survivors.of(node)
         args: list[Any] = list(node.args)
         if node.target in _SIZED and after is not None:
             args[1] = self._sizes(after, args[1], node)
         elif node.target is operator.getitem or before is None:
-            return
+            return {}
         elif node.target is aten.unflatten.int and after is not None:
             dim = args[1] % len(before)
             args[2] = self._sizes(after[dim : dim + len(args[2])], args[2], node)
@@ -49,11 +51,11 @@ class Resizer:
             dim = argument(node, 2, "dim", 0) % len(before)
             if (mask := before[dim]) is not None:
                 parts = mask.split([int(v.shape[dim]) for v in node.meta["val"]])
-                node.target, node.kwargs = aten.split_with_sizes.default, {}
-                args = [args[0], [int(p.sum()) for p in parts], dim]
+                sizes = [int(p.sum()) for p in parts]
+                return {"target": aten.split_with_sizes.default, "args": [args[0], sizes, dim], "kwargs": {}}
         elif any(before[d] is not None for d in _dims_by_position(node)):
             raise self.survivors.refusal(node, "goes by position along a dimension that would be pruned")
-        node.args = tuple(args)
+        return {"args": args}
 
     def _sizes(self, masks: Masks, sizes: Sequence[Any], node: Node) -> list[Any]:
         return [self._size(mask, size, node) for mask, size in zip(masks, sizes, strict=True)]

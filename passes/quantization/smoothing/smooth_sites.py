@@ -170,4 +170,4 @@ def set_weight(rewriter: Rewriter, node: Node, position: int, value: Tensor) -> 
     home = str(old.target) if isinstance(old, Node) else f"{module_path(node)}.bias".lstrip(".")
     with rewriter.at(node):
         args[position] = rewriter.parameter(rewriter.unique_name(f"{home}_smooth"), value)
-    node.args = tuple(args)
+    rewriter.edit(node, args=args)

@@ -52,6 +52,7 @@ MAY_IMPORT = {
 #: (who imports, what): why it may all the same.
 EXCEPTIONS = {
     ("vitc.kernels", "vitc.errors"): "one family of errors for everything that is called vitc",
+    ("vitc.graph.attention_call", "vitc.kernels.fields"): "the arguments of an attention are the kernel's own fields",
     ("vitc.graph.ops", "vitc.kernels"): "an operator of the graph computes on the CPU what the kernel's reference does",
     ("vitc.graph.program", "vitc.passes.pruning.plan"): "an annotation: a program carries what was pruned, as data",
     ("vitc.pipeline.registry", "vitc.passes.all"): "a name of a pass is looked up: the passes register themselves",

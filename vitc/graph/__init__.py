@@ -4,6 +4,7 @@ program      what flows through the pipeline
 ops          the operators that vitc adds to ATen; importing this package registers them
 stages       what is legal at each stage, as data
 nodes        reading a node
+attention_call  one call of an attention, by name: read, changed, made
 movement     data movement, and what a chain of it amounts to
 rewriter     the one way a pass changes a graph
 printer      a graph as text

@@ -278,7 +278,7 @@ def build(context: typer.Context, bundle: Path) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def run(context: typer.Context, bundle: Path) -> None:
-    """Run a bundle on arrays."""
+    """Run a bundle on pictures or on arrays: vitc run BUNDLE photo.jpg, vitc run BUNDLE --input x=x.npy."""
     _runtime("run", str(bundle), *context.args)
 
 

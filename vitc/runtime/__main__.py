@@ -52,7 +52,11 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--batch", type=int, help="the batch to tune for; default: the smallest the bundle takes")
     sub.add_argument("--plugin", type=Path, help="the compiled attention plugin's library")
     sub.add_argument("--capability", help="build for another machine, with TensorRT-RTX: SM86, SM89, …")
-    sub = command("run", _run, "run the model on arrays")
+    sub = command("run", _run, "run the model on pictures, or on arrays")
+    sub.add_argument("pictures", nargs="*", type=Path, help="pictures and folders of them, to print labels or boxes of")
+    sub.add_argument("--top", type=int, default=5, help="labels per picture of a classifier")
+    sub.add_argument("--threshold", type=float, help="least score of a box; default: the bundle's own")
+    sub.add_argument("--save", type=Path, help="a folder for the pictures with their labels or boxes painted in")
     sub.add_argument("--input", action="append", default=[], metavar="NAME=FILE.npy", help="repeat for each input")
     sub.add_argument(
         "--out",
@@ -83,6 +87,10 @@ def _build(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    if options.pictures:
+        return _run_on_pictures(options)
+    if options.save is not None or options.threshold is not None:
+        raise InputError("--save and --threshold are for pictures: vitc run BUNDLE photo.jpg")
     with load(options.bundle, options.engine, options.threads) as runner:
         feeds = _feeds(options.input) if options.input else make_feeds(runner.bundle)
         outputs = runner.run(**feeds)
@@ -95,6 +103,23 @@ def _run(options: argparse.Namespace) -> int:
     rows = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in outputs.items()}
     lines = [f"{name}: {row['dtype']} {row['shape']}" for name, row in rows.items()]
     _print(options, {"engine": runner.engine.name, "outputs": rows}, "\n".join(lines))
+    return 0
+
+
+def _run_on_pictures(options: argparse.Namespace) -> int:
+    """One line per label or box, or one JSON object per picture."""
+    if options.input or options.out is not None:
+        raise InputError("--input and --out are for arrays; with pictures it is --save FOLDER")
+    from vitc.video.photos import answers
+
+    with load(options.bundle, options.engine, options.threads) as runner:
+        for path, saved, answer in answers(runner, options.pictures, options.threshold, options.top, options.save):
+            rows = next(iter(answer.values()))
+            text = [f"{path}" + (f" -> {saved}" if saved else "")]
+            for row in rows:
+                place = f"  {row['box']}" if "box" in row else ""
+                text.append(f"    {row['score']:.4f}  {row['label']}{place}")
+            _print(options, {"picture": str(path), **answer}, "\n".join(text if rows else [*text, "    nothing"]))
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -18,6 +19,15 @@ from vitc.runtime.feeds import bind
 ENGINES = ("auto", "cpu", *cpu.ENGINES, cpu.NATIVE, "tensorrt")
 
 
+class Fields(dict[str, Any]):
+    """The fields of a dataclass the model returned: `outputs.logits`, or `outputs["logits"]`."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in self:
+            raise AttributeError(f"the model's output has no field {name!r}; it has: {', '.join(self)}")
+        return self[name]
+
+
 class Runner:
     """A loaded model. Calls are safe from several threads at once.
 
@@ -31,12 +41,18 @@ class Runner:
 
     def __call__(self, /, *arrays: Any, **named: Any) -> Any:
         """Arrays in the order of the inputs, or by name; the outputs come in the model's own structure, as
-        NumPy arrays (a dataclass as a dict of its fields).
+        NumPy arrays, or as torch tensors if all inputs are. A dataclass comes back as `Fields`: its class may not
+        be here.
 
         Raises InputError for an unknown, missing or doubled input, a wrong dtype or shape: no silent
         conversion.
         """
-        return rebuild(self.bundle.manifest.structure, self.run(*arrays, **named))
+        outputs: dict[str, Any] = dict(self.run(*arrays, **named))
+        given = [*arrays, *named.values()]
+        if given and all(type(value).__module__.split(".")[0] == "torch" for value in given):
+            # Whoever holds tensors has torch already: it is not imported here.
+            outputs = {name: sys.modules["torch"].from_numpy(array) for name, array in outputs.items()}
+        return rebuild(self.bundle.manifest.structure, outputs, lambda _type, fields: Fields(fields))
 
     def run(self, /, *arrays: Any, **named: Any) -> dict[str, Array]:
         """As a call, with the outputs by name, in no other structure."""

@@ -10,8 +10,6 @@ Rounding has the derivative 1 inside the range and 0 beyond (straight-through, B
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -72,8 +70,8 @@ class FakeQuantized:
 
 def round_activation(x: Tensor, log_step: Tensor) -> Tensor:
     """Q and DQ of x with one step, whose gradient is scaled by 1/√(numel · 127), as LSQ has it."""
-    scale = 1 / math.sqrt(x.numel() * 127)
-    grown = log_step.exp() * scale
+    scale = (x.numel() * 127) ** -0.5  # math.sqrt would make a symbolic batch the example's
+    grown: Tensor = log_step.exp() * scale
     step = grown + (_step(log_step) - grown).detach()
     return _round(torch.clamp(x / step, -128, 127)) * step
 

@@ -15,7 +15,7 @@ import torch
 
 from vitc.errors import PassError
 from vitc.graph.printer import print_graph
-from vitc.graph.program import Program
+from vitc.graph.program import JournalEntry, Program
 from vitc.graph.stages import check_stage
 from vitc.pipeline.base import Pass
 from vitc.pipeline.text import print_pass
@@ -77,20 +77,42 @@ class Dump:
         self.count += 1
 
 
+@dataclass(frozen=True)
+class Change:
+    """What one pass made of a graph.
+
+    text:   the pass, with its options.
+    before: the graph it was given, as text.
+    after:  the graph it gave; equal to `before` where it changed weights only, or nothing.
+    entry:  what the journal has on it: counts of nodes, notes.
+    """
+
+    text: str
+    before: str
+    after: str
+    entry: JournalEntry
+
+    @property
+    def diff(self) -> str:
+        """A unified diff of the two graphs; empty where they are equal."""
+        lines = difflib.unified_diff(
+            self.before.splitlines(), self.after.splitlines(), "before", "after", lineterm="", n=1
+        )
+        return "".join(f"{line}\n" for line in lines)
+
+
 @dataclass
 class Diff:
-    """Keeps a unified diff of the graph text for every pass that changed it, by pass text."""
+    """Keeps what every pass made of the graph, in order."""
 
-    diffs: dict[str, str] = field(default_factory=dict)
+    changes: list[Change] = field(default_factory=list)
 
     def before(self, item: Pass, program: Program) -> None:
         """Nothing: `after` gets both programs."""
 
     def after(self, item: Pass, before: Program, after: Program) -> None:
-        old, new = print_graph(before.graph), print_graph(after.graph)
-        if old != new:
-            lines = difflib.unified_diff(old.splitlines(), new.splitlines(), "before", "after", lineterm="", n=1)
-            self.diffs[print_pass(item)] = "\n".join(lines) + "\n"
+        texts = print_graph(before.graph), print_graph(after.graph)
+        self.changes.append(Change(print_pass(item), *texts, after.journal[-1]))
 
 
 @dataclass

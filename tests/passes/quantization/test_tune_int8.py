@@ -9,6 +9,7 @@ from programs import TILED, captured, outputs, through
 from vitc.calibration.stream import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.errors import CalibrationError, PassError
+from vitc.graph.printer import print_graph
 from vitc.graph.program import Program
 
 IMAGES = torch.randn(512, 1, 8, 8, generator=torch.Generator().manual_seed(1))
@@ -54,6 +55,14 @@ def test_what_training_makes_worse_stays_as_it_is(tiled: Program) -> None:
     (note,) = program.journal[-1].notes
     assert "left as it is, training did not help: divergence of INT8 from floating point" in note
     assert all(torch.equal(a, b) for a, b in zip(tiled.module.parameters(), program.module.parameters(), strict=True))
+
+
+def test_the_batch_stays_symbolic(tiled: Program) -> None:
+    program = through(tiled, "tune-int8{epochs=1}")
+    for one in (tiled, program):
+        (images,) = (n for n in one.graph.nodes if n.op == "placeholder")
+        assert not isinstance(images.meta["val"].shape[0], int)
+        assert print_graph(one.graph).startswith(f"%{images.name} : f32[batch, 1, 8, 8]")
 
 
 def test_one_image_trains_and_judges(tiled: Program) -> None:

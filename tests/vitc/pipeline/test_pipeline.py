@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 import vitc.targets
 from vitc.errors import PassError, PipelineError
 from vitc.frontend.capture import capture
+from vitc.graph.printer import print_graph
 from vitc.graph.program import Program
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
 from vitc.passes.tiling.tile_attention import TileAttention
@@ -24,7 +25,7 @@ from vitc.pipeline import (
     run_pipeline,
     solve_order,
 )
-from vitc.pipeline.instruments import Dump, Numerics
+from vitc.pipeline.instruments import Diff, Dump, Numerics
 
 
 @pytest.fixture(scope="module")
@@ -208,3 +209,15 @@ def test_dump_writes_a_file_a_pass_and_deletes_only_its_own(program: Program, tm
         (tmp_path / name).write_text("x")
     run_pipeline(program, parse_pipeline("drop-noops"), (Dump(tmp_path),))
     assert sorted(p.name for p in tmp_path.iterdir()) == ["00-captured.txt", "01-drop-noops.txt", "mine.txt"]
+
+
+def test_diff_keeps_both_graphs_and_what_the_journal_says(program: Program) -> None:
+    diff = Diff()
+    after = run_pipeline(program, parse_pipeline("drop-noops,canonical,tile-attention,to-fp16"), [diff])
+    assert [change.text for change in diff.changes] == ["drop-noops", "canonical", "tile-attention", "to-fp16"]
+    assert diff.changes[0].before == print_graph(program.graph)
+    assert diff.changes[1].diff == ""
+    assert diff.changes[-1].after == print_graph(after.graph)
+    assert diff.changes[-1].entry is after.journal[-1]
+    assert "-%linear : f32[2, 4]" in diff.changes[-1].diff.replace("batch", "2")
+    assert "+%linear : f16[2, 4]" in diff.changes[-1].diff.replace("batch", "2")

@@ -6,6 +6,7 @@ script. It needs numpy alone to be read. docs/bundle.md describes the format.
 
 contents   what a caller hands over to be written
 write      writes it: whole or not at all
+limits     what a bundle may hold at most
 records    the records of a manifest
 manifest   manifest.json, strict in both directions
 paths      paths inside a bundle: plain, and below its root

@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from vitc.errors import CalibrationError, InputError, missing, unknown
+from vitc.files.plain import open_plain
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 FITS = ("crop", "stretch", "letterbox")
 FILTERS = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3}  # PIL.Image.Resampling
+# A picture of 8192 × 8192; decoded it takes 256 MB.
+MAX_PIXELS = 1 << 26
 _SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp"})
 
 
@@ -70,9 +73,12 @@ class Preprocessing:
         height, width = self.size
         rgb = as_rgb(image)
         resized, (left, top) = self._resized(rgb.width, rgb.height)
-        rgb = rgb.resize(resized, FILTERS[self.interpolation])
-        if self.fit != "letterbox":
-            rgb = rgb.crop((left, top, left + width, top + height))
+        if resized[0] * resized[1] <= MAX_PIXELS // 4:
+            rgb = rgb.resize(resized, FILTERS[self.interpolation])
+            if self.fit != "letterbox":
+                rgb = rgb.crop((left, top, left + width, top + height))
+        else:
+            rgb = self._resized_part(rgb, resized, left, top)
         mean, std = np.array(self.mean, np.float32), np.array(self.std, np.float32)
         scaled = np.asarray(rgb, np.float32)
         scaled *= np.float32(self.rescale) / std
@@ -81,6 +87,14 @@ class Preprocessing:
             # What is left free is 0 after normalization, the mean.
             scaled = np.pad(scaled, ((0, height - scaled.shape[0]), (0, width - scaled.shape[1]), (0, 0)))
         return np.ascontiguousarray(scaled.transpose(2, 0, 1))
+
+    def _resized_part(self, rgb: Image, resized: tuple[int, int], left: int, top: int) -> Image:
+        """As resizing and then cutting, a step of rounding or two apart; of a picture of 1 × 60,000 what is cut out of
+        would take some GB."""
+        height, width = self.size
+        across, down = rgb.width / resized[0], rgb.height / resized[1]
+        right, bottom = min((left + width) * across, rgb.width), min((top + height) * down, rgb.height)
+        return rgb.resize((width, height), FILTERS[self.interpolation], (left * across, top * down, right, bottom))
 
     def placement(self, width: int, height: int) -> Placement:
         """Where a picture of this size lies in the input."""
@@ -137,18 +151,33 @@ class Preprocessing:
 def as_rgb(image: Image) -> Image:
     """Three channels of eight bits. Pillow's own conversion cuts 16 bits off at white: here they are scaled.
 
-    Raises InputError for floating-point pixels, whose range nothing states.
+    Raises InputError for pixels whose range nothing states (floating-point, 32 bits), and for more than `MAX_PIXELS`.
     """
+    if image.width * image.height > MAX_PIXELS:
+        raise InputError(f"an image of {image.width} × {image.height} pixels; at most {MAX_PIXELS} are read: shrink it")
     if image.mode == "F":
         raise InputError("an image of floating-point pixels says nothing of its range; save it with 8 or 16 bits")
+    # Older Pillows give a PNG's and a PPM's 16 bits as 32.
+    if image.mode == "I" and image.format not in ("PNG", "PPM"):
+        raise InputError("an image of 32-bit pixels says nothing of its range; save it with 8 or 16 bits")
     if image.mode == "I" or image.mode.startswith("I;16"):
         from PIL import Image as pil
 
         deep = np.asarray(image)
-        if deep.size and (deep.min() < 0 or deep.max() > 65535):
-            raise InputError(f"an image's pixels go from {deep.min()} to {deep.max()}; of 16 bits they end at 65535")
-        image = pil.fromarray((deep / 257 + 0.5).astype(np.uint8))
+        image = pil.fromarray(((deep.astype(np.uint32) + 128) // 257).astype(np.uint8))
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+# EXIF's orientation -> what turns the stored picture upright, as Pillow's Transpose counts.
+_ORIENTATION, _UPRIGHT = 0x0112, {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+
+
+def upright(image: Image) -> Image:
+    """The picture as a viewer shows it: a camera that was held upright says so in EXIF, and stores it lying."""
+    from PIL.Image import Transpose
+
+    turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
+    return image if turn is None else image.transpose(Transpose(turn))
 
 
 @dataclass(frozen=True)
@@ -180,13 +209,14 @@ class ImageFolder:
 
     def _read(self, path: Path) -> np.ndarray[Any, np.dtype[np.float32]]:
         try:
-            from PIL import Image, UnidentifiedImageError
+            from PIL import Image
         except ImportError as error:
             raise missing("pillow", "reading images", "zoo") from error
         try:
-            with Image.open(path) as image:
-                return self.preprocessing(image)
-        except (UnidentifiedImageError, InputError, OSError, SyntaxError, ValueError) as error:
+            with open_plain(path) as file, Image.open(file) as image:
+                small = image.width * image.height <= MAX_PIXELS
+                return self.preprocessing(upright(image) if small else image)  # which refuses it
+        except Exception as error:  # a decoder raises anything for a damaged file
             raise CalibrationError(
                 f"calibration image {str(path)!r} cannot be read: {error}; remove or replace it"
             ) from error

@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from vitc.calibration.journal import CalibrationJournal
 from vitc.calibration.preprocessing import ImageFolder
 from vitc.calibration.stream import CalibrationStream
 from vitc.errors import CalibrationError
+from vitc.files.npy import read_npy
 from vitc.graph.program import Program
 
 
@@ -28,8 +27,8 @@ def calibration_stream(data: Any, program: Program, resume: str | Path | None = 
     path = Path(data)
     if path.suffix == ".npy" and path.is_file():
         try:
-            return CalibrationStream(np.load(path, allow_pickle=False), shapes, fixed=fixed, journal=journal)
-        except (ValueError, EOFError) as error:
+            return CalibrationStream(read_npy(path), shapes, fixed=fixed, journal=journal)
+        except (OSError, ValueError) as error:
             raise CalibrationError(
                 f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)"
             ) from error

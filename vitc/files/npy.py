@@ -39,7 +39,10 @@ def parse_npy(file: BinaryIO) -> Array:
     file.seek(start)
     if size != stated:
         raise ValueError(f"its header states {stated} bytes of {dtype} {list(shape)}, it has {size}")
-    array: Array = np.frombuffer(bytearray(file.read(stated)), dtype).reshape(shape, order="F" if fortran else "C")
+    data = bytearray(stated)
+    if file.readinto(data) != stated:  # type: ignore[attr-defined]
+        raise ValueError(f"it became shorter than {stated} bytes while it was read")
+    array: Array = np.frombuffer(data, dtype).reshape(shape, order="F" if fortran else "C")
     return array
 
 

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import resource
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 import vitc
-from vitc.calibration.preprocessing import ImageFolder, Preprocessing, as_rgb
+from vitc.calibration.preprocessing import FILTERS, ImageFolder, Preprocessing, as_rgb
 from vitc.calibration.source import calibration_stream
 from vitc.errors import CalibrationError, InputError
 from vitc.frontend.capture import capture
@@ -145,7 +148,7 @@ def test_sixteen_bits_are_scaled_and_floats_refused() -> None:
     assert set(np.unique(as_rgb(deep))) == {128}
     with pytest.raises(InputError, match="floating-point pixels says nothing of its range"):
         as_rgb(Image.fromarray(np.zeros((4, 4), np.float32)))
-    with pytest.raises(InputError, match="an image's pixels go from 0 to 99999; of 16 bits they end at 65535"):
+    with pytest.raises(InputError, match="32-bit pixels says nothing of its range"):
         as_rgb(Image.fromarray(np.array([[0, 99999]], np.int32)))
 
 
@@ -171,3 +174,76 @@ def test_it_comes_back_from_the_manifest() -> None:
 def test_a_wrong_record_is_refused(change: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         Preprocessing.from_dict({**Preprocessing((4, 6), HALF, HALF).to_dict(), **change})
+
+
+def _ramp(dtype: str, top: int) -> Image.Image:
+    return Image.fromarray(np.linspace(0, top, 4096).reshape(64, 64).astype(dtype))
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+def test_sixteen_bits_from_a_file_are_the_same_picture_as_eight(suffix: str, tmp_path: Path) -> None:
+    plain = Preprocessing((64, 64))
+    for name, image in (("8", _ramp("u1", 255)), ("16", _ramp("u2", 65535))):
+        (tmp_path / name).mkdir()
+        image.save(tmp_path / name / f"a.{suffix}")
+    eight, sixteen = (next(iter(ImageFolder(tmp_path / name, plain))) for name in ("8", "16"))
+    np.testing.assert_allclose(sixteen, eight, atol=1 / 254)
+
+
+@pytest.mark.parametrize(("dtype", "what"), [("f4", "floating-point"), ("i4", "32-bit")])
+def test_a_file_whose_range_nothing_states_is_refused_by_name(dtype: str, what: str, tmp_path: Path) -> None:
+    _ramp(dtype, 1000).save(tmp_path / "deep.tif")
+    with pytest.raises(CalibrationError, match=rf"deep.tif' cannot be read: an image of {what} pixels"):
+        list(ImageFolder(tmp_path, Preprocessing((8, 8))))
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+def test_a_picture_stands_as_a_viewer_shows_it(turn: int, tmp_path: Path) -> None:
+    image, exif = _photo(40, 24), Image.Exif()
+    exif[0x0112] = turn
+    image.save(tmp_path / "a.png", exif=exif)
+    seen = ImageOps.exif_transpose(Image.open(tmp_path / "a.png"))
+    (found,) = ImageFolder(tmp_path, Preprocessing((16, 16)))
+    np.testing.assert_array_equal(found[0], Preprocessing((16, 16))(seen))
+
+
+@pytest.mark.parametrize("shape", [(300, 200), (64, 500), (500, 64), (30, 20), (7, 200)])
+@pytest.mark.parametrize("filter_", ["nearest", "bilinear", "bicubic", "lanczos"])
+def test_resizing_only_what_is_kept_gives_the_same(shape: tuple[int, int], filter_: str) -> None:
+    """Against resizing all of it and cutting the middle out; roundings to 8 bits apart."""
+    wanted, photo = Preprocessing((32, 48), crop=0.9, interpolation=filter_), _photo(*shape)
+    resized, (left, top) = wanted._resized(*photo.size)
+    whole = np.asarray(photo.resize(resized, FILTERS[filter_]).crop((left, top, left + 48, top + 32)), np.float32)
+    part = np.asarray(wanted._resized_part(photo, resized, left, top), np.float32)
+    if filter_ == "nearest":  # the other pixel where both are as near
+        assert np.mean(part != whole) < 0.25
+    else:
+        np.testing.assert_allclose(part, whole, atol=3)
+        assert np.abs(part - whole).mean() < 0.3
+
+
+def test_a_long_thin_picture_takes_no_memory() -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for size in ((1, 60_000), (60_000, 1)):
+        assert Preprocessing((224, 224))(Image.new("L", size)).shape == (3, 224, 224)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB; Pillow's memory is its own
+
+
+def test_a_picture_of_too_many_pixels_is_named(tmp_path: Path) -> None:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + kind + data + zlib.crc32(kind + data).to_bytes(4, "big")
+
+    for side, message in (
+        (9000, "at most 67108864 are read"),
+        (65000, "could be decompression bomb|decompression bomb"),
+    ):
+        head = chunk(b"IHDR", side.to_bytes(4, "big") * 2 + b"\x08\x00\x00\x00\x00")
+        (tmp_path / "bomb.png").write_bytes(b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")))
+        with pytest.raises(CalibrationError, match=rf"bomb.png' cannot be read: .*({message})"):
+            list(ImageFolder(tmp_path, Preprocessing((8, 8))))
+
+
+def test_a_pipe_with_an_images_name(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x.jpg")
+    with pytest.raises(CalibrationError, match=r"x.jpg' cannot be read: .*is not a plain file"):
+        list(ImageFolder(tmp_path, Preprocessing((8, 8))))

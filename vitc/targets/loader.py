@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vitc.errors import TargetError, unknown
+from vitc.files.plain import read_plain
 from vitc.targets.target import Target
 
 if sys.version_info >= (3, 11):
@@ -23,6 +24,14 @@ else:
     import tomli as tomllib
 
 _HERE = Path(__file__).parent
+#: A target's file has some kilobytes.
+MAX_BYTES = 1 << 20
+# Whole numbers are bytes, counts and MHz; a float holds all of these exactly.
+_MAX_INT = 1 << 53
+# Of a target on another, and so on.
+_MAX_BASES = 16
+# Tables and lists in one another; a target's own go three deep.
+_MAX_DEPTH = 16
 
 
 def available() -> list[str]:
@@ -39,7 +48,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Target:
     text = os.fspath(name_or_path)
     if text.endswith(".toml"):
         return _from_file(Path(text), seen=())
-    if text not in available():
+    if "\0" in text or text not in available():
         raise TargetError(unknown("target", text, available(), "or a path to a .toml file"))
     return _bundled(text)
 
@@ -56,27 +65,43 @@ def _bundled(name: str) -> Target:
 
 
 def _from_file(path: Path, seen: tuple[Path, ...]) -> Target:
-    if path.resolve() in seen:
-        raise TargetError(f"{path}: its base leads back to itself; start from one of {', '.join(available())}")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_plain(path, MAX_BYTES).decode("utf-8"))
+        home = path.resolve()
     except FileNotFoundError:
         raise TargetError(f"target file {str(path)!r} does not exist; known names: {', '.join(available())}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise TargetError(f"target file {str(path)!r} cannot be read: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError, and a number of 5,000 digits
         raise TargetError(f"target file {str(path)!r} is not valid TOML: {error}") from error
+    _check_depth(data, path)
+    if home in seen or len(seen) > _MAX_BASES:
+        raise TargetError(f"{path}: its base leads back to itself; start from one of {', '.join(available())}")
     base = data.pop("base", None)
     if base is not None:
-        data = _over(_base(base, path, seen).to_dict(), data)
+        data = _over(_base(base, path, (*seen, home)).to_dict(), data)
     return from_dict(data, origin=str(path))
+
+
+def _check_depth(data: Any, path: Path) -> None:
+    level, depth = [data], 0
+    while level:
+        depth += 1
+        if depth > _MAX_DEPTH:
+            raise TargetError(f"target file {str(path)!r} nests tables deeper than {_MAX_DEPTH}; a target does not")
+        level = [
+            inner
+            for value in level
+            if isinstance(value, (dict, list))
+            for inner in (value.values() if isinstance(value, dict) else value)
+        ]
 
 
 def _base(base: Any, path: Path, seen: tuple[Path, ...]) -> Target:
     if not isinstance(base, str):
         raise TargetError(f"{path}: key 'base' must be a string, not {_spelled(base)}")
     if base.endswith(".toml"):
-        return _from_file(path.parent / base, (*seen, path.resolve()))
+        return _from_file(path.parent / base, seen)
     return load(base)
 
 
@@ -131,12 +156,13 @@ def _value(hint: Any, value: Any, origin: str, where: str) -> Any:
         _expect(isinstance(value, Mapping), "a table", value, origin, where)
         # TOML nests a dotted key ('utilisation.memory = …'); a source may be written either way.
         return {key: _value(str, text, origin, f"{where}.{key}") for key, text in _flat(value)}
-    if hint is float:
-        _expect(isinstance(value, (int, float)) and not isinstance(value, bool), "a number", value, origin, where)
-        return float(value)
-    if hint is int:
-        _expect(isinstance(value, int) and not isinstance(value, bool), "an integer", value, origin, where)
-        return value
+    if hint in (int, float):
+        kinds, wanted = ((int,), "an integer") if hint is int else ((int, float), "a number")
+        _expect(isinstance(value, kinds) and not isinstance(value, bool), wanted, value, origin, where)
+        _expect(-_MAX_INT <= value <= _MAX_INT, f"{wanted} up to {_MAX_INT}", value, origin, where)
+        return hint(value)
+    if isinstance(value, str):
+        _expect(value.isprintable(), "text that can be printed", value, origin, where)
     _expect(isinstance(value, hint), {str: "a string", bool: "true or false"}[hint], value, origin, where)
     return value
 
@@ -158,4 +184,5 @@ def _key(where: str) -> str:
 
 
 def _spelled(value: Any) -> str:
-    return f"{value!r} ({type(value).__name__})"
+    text = repr(value)
+    return f"{text if len(text) <= 200 else text[:200] + '…'} ({type(value).__name__})"

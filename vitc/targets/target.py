@@ -170,11 +170,11 @@ class Target:
             missing = [key for key in _NEEDED_BY_TENSORRT if getattr(self, key) is None]
             if missing:
                 problems.append(f"a tensorrt target needs {', '.join(missing)}")
-        if self.compute_capability is not None and not re.fullmatch(r"\d+\.\d", self.compute_capability):
+        if self.compute_capability is not None and not re.fullmatch(r"[0-9]{1,2}\.[0-9]", self.compute_capability):
             problems.append(f"compute_capability is {self.compute_capability!r}, must look like '8.7'")
         elif self.rtx_buildable and self.proof_capability != f"SM{self.sm}":
             problems.append(f"rtx_buildable, so proof_capability must be 'SM{self.sm}', not {self.proof_capability!r}")
-        if self.proof_capability is not None and not re.fullmatch(r"SM\d{2,3}", self.proof_capability):
+        if self.proof_capability is not None and not re.fullmatch(r"SM[0-9]{2,3}", self.proof_capability):
             problems.append(f"proof_capability is {self.proof_capability!r}, must look like 'SM86'")
         problems += self._version_problems()
         known = {where for where, _ in _numbers(self)} | {item.name for item in fields(self)}
@@ -185,7 +185,7 @@ class Target:
         problems = []
         for key in ("tensorrt_min", "tensorrt_max"):
             version = getattr(self, key)
-            if version is not None and not re.fullmatch(r"\d+(\.\d+)*", version):
+            if version is not None and not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}", version):
                 problems.append(f"{key} is {version!r}, must look like '10.3'")
         if not problems and self.tensorrt_min and self.tensorrt_max:
             low, high = _version(self.tensorrt_min), _version(self.tensorrt_max)

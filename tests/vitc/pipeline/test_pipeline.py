@@ -66,11 +66,41 @@ def test_text_round_trip(passes: tuple[Pass, ...]) -> None:
         ("quantize-int8{head=true,head=true}", "option 'head' of pass 'quantize-int8' is given twice"),
         ("quantize-int8{head=perhaps}", "option head=perhaps of pass 'quantize-int8' is not of type bool"),
         ("tile-attention{tile_q=many}", "option tile_q=many of pass 'tile-attention' is not of type int"),
+        ("tile-attention{tile_q=[1,2]}", r"option tile_q=\[1,2\] of pass 'tile-attention' is not of type int"),
+        ("tile-attention{tile_q=" + "9" * 5000 + "}", "option tile_q=9{100}… of pass 'tile-attention' is not of"),
+        ('quantize-int8{skip=["\\x"]}', r'option skip="\\x" of pass .* is not of type str'),
+        ('quantize-int8{skip=["\\ud800"]}', "is not of type str"),
+        ("quantize-int8{skip=[a}", "cannot read the options of 'quantize-int8' at 'skip=.a'"),
+        ("quantize-int8{skip=[a b", "cannot read the pipeline at"),
+        ("drop-noops drop-noops", "cannot read the pipeline at"),
+        ("drop-noops\0", "cannot read the pipeline at"),
+        (" ", "cannot read the pipeline at"),
+        ("drop-noops," * 1001 + "drop-noops", "a pipeline of more than 1000 passes"),
+        ("x" * (1 << 20) + "x", "a pipeline of 1048577 characters; at most 1048576 are read"),
     ],
 )
 def test_unreadable_text(text: str, message: str) -> None:
     with pytest.raises(PipelineError, match=message):
         parse_pipeline(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["prune{ratio=" + " " * 100_000 + "[}", "prune{ratio=" + "a " * 50_000 + "[}", "prune" + " " * 100_000 + "{",
+     "prune{criterion=" + '"\\"' * 50_000 + "}", "prune{" + "x=[" * 50_000, "prune{" + "ratio=1," * 50_000 + "}",
+     "quantize-int8{skip=[" + "a," * 50_000],
+    ids=["blanks", "words", "blanks-before", "quotes", "brackets", "options", "list"],
+)  # fmt: skip
+def test_a_long_text_takes_no_longer_than_it_is(text: str) -> None:
+    """Where it took the square of its length, this would take minutes; where its cube, days."""
+    with pytest.raises(PipelineError):
+        parse_pipeline(text)
+
+
+def test_quoted_texts_may_hold_what_else_ends_one() -> None:
+    odd = QuantizeInt8(skip=("a,b", "c}d", 'e"f', "g]h", "i j"))
+    assert parse_pipeline(print_pipeline((odd,))) == (odd,)
+    assert parse_pipeline('quantize-int8{ skip = [ a , "b" , ] , }') == (QuantizeInt8(skip=("a", "b")),)
 
 
 @dataclass(frozen=True)

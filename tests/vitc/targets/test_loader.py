@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -213,3 +214,35 @@ def test_imports_no_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('base = "a\\u0000.toml"', "cannot be read: .* a path holds no NUL"),
+        ('base = "a\\u0000"', "unknown target"),
+        ("a = " + "[" * 5000, "is not valid TOML: maximum recursion depth"),
+        ("base = 'orin'\nname = " + "[" * 100 + "]" * 100, "nests tables deeper than 16"),
+        ("base = 'orin'\n[sources." + ".".join("a" * 2000) + "]", "nests tables deeper than 16"),
+        ("base = 'orin'\nsm_count = " + "9" * 6000, "is not valid TOML: Exceeds the limit"),
+        ("base = 'orin'\nclock_mhz = " + "9" * 400, "'clock_mhz' must be a number up to 9007199254740992"),
+        ("base = 'orin'\nclock_mhz = nan", "'clock_mhz' must be a number up to 9007199254740992, not nan"),
+        ("base = 'orin'\ntensorrt_min = '" + "9" * 6000 + "'", "tensorrt_min is '9.*must look like '10.3'"),
+        ("base = 'orin'\ncompute_capability = '" + "9" * 6000 + ".1'", "must look like '8.7'"),
+        ("base = 'orin'\ntitle = \"a\\u009bb\"", "'title' must be text that can be printed"),
+        ("#" * ((1 << 20) + 1), "cannot be read: .* has more than 1048576 bytes"),
+    ],
+)
+def test_a_hostile_file_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "own.toml"
+    path.write_text(text)
+    with pytest.raises(TargetError, match=message):
+        targets.load(path)
+
+
+def test_a_pipe_and_a_name_with_nul_are_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "own.toml")
+    with pytest.raises(TargetError, match="cannot be read: .* is not a plain file"):
+        targets.load(tmp_path / "own.toml")
+    with pytest.raises(TargetError, match="a path holds no NUL"):
+        targets.load("own\0.toml")

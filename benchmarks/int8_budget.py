@@ -42,7 +42,7 @@ def run(folder: str, max_drop: float, model: str, result: Any) -> None:
     torch.manual_seed(0)
     began, cpu = time.perf_counter(), time.process_time()
     network = timm.create_model(model).eval()
-    report = vitc.compile(network, "orin", calibration=images(), max_drop=max_drop, resume=folder).report()
+    report = vitc.compile(network, "orin", calibration=images(), max_drop=max_drop, resume=folder).report
     assert report.ledger is not None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     result.put((time.perf_counter() - began, time.process_time() - cpu, peak, report.pipeline, report.ledger.text()))

@@ -40,7 +40,7 @@ def main() -> None:
     compiled = vitc.compile(
         mlp, "cpu", example_inputs=x, pipeline="drop-noops,recognize-gelu,canonical,tanh-gelu,tile-attention"
     )
-    print(compiled.report())
+    print(compiled.report)
     print(f"largest difference: {(compiled(x) - mlp(x)).abs().max():.1e}")
 
 

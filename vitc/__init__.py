@@ -54,9 +54,12 @@ _HOMES = {
     "Features": "vitc.distillation",
     "Instrument": "vitc.pipeline.instruments",
     "ImageFolder": "vitc.calibration.preprocessing",
+    "AccuracyError": "vitc.errors",
+    "AccuracyWarning": "vitc.errors",
     "InternalError": "vitc.errors",
     "Layer": "vitc.passes.pruning.score.facts",
     "Logits": "vitc.distillation",
+    "Numerics": "vitc.pipeline.instruments",
     "Pass": "vitc.pipeline.base",
     "Plan": "vitc.compiler.planning",
     "Preprocessing": "vitc.calibration.preprocessing",
@@ -90,7 +93,7 @@ if TYPE_CHECKING:
     from vitc.compiler.compiled import CompiledModel
     from vitc.compiler.planning import Plan
     from vitc.distillation import DistillConfig, DistillResult, Features, Logits, distill
-    from vitc.errors import InternalError, VitcError
+    from vitc.errors import AccuracyError, AccuracyWarning, InternalError, VitcError
     from vitc.graph.program import BatchRange, Program
     from vitc.graph.rewriter import Rewriter
     from vitc.lowering.lint import lint
@@ -99,7 +102,7 @@ if TYPE_CHECKING:
     from vitc.passes.pruning.score.criteria import Criterion, known_criteria, register_criterion
     from vitc.passes.pruning.score.facts import Layer
     from vitc.pipeline.base import Pass
-    from vitc.pipeline.instruments import Dump, Instrument
+    from vitc.pipeline.instruments import Dump, Instrument, Numerics
     from vitc.pipeline.registry import known_passes, register_pass
     from vitc.pruning import Pruned, prunable_groups, prune, replay_pruning
     from vitc.runtime import load
@@ -109,6 +112,8 @@ if TYPE_CHECKING:
     from vitc.task import Classification, Detection
 
 __all__ = [
+    "AccuracyError",
+    "AccuracyWarning",
     "BatchRange",
     "Classification",
     "CompiledModel",
@@ -123,6 +128,7 @@ __all__ = [
     "InternalError",
     "Layer",
     "Logits",
+    "Numerics",
     "Pass",
     "Plan",
     "Preprocessing",
@@ -147,7 +153,7 @@ __all__ = [
     "register_pass",
     "replay_pruning",
     "sensitivity",
-]  # fmt: skip
+]
 
 
 def __getattr__(name: str) -> Any:

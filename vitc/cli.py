@@ -1,8 +1,4 @@
-"""The command line: the Python names as commands.
-
-Exit codes: 0 done, 1 a user error (the message says what to do), 2 a wrong command line, 3 a self-check, proof or lint
-failed.
-"""
+"""The command line: the Python names as commands. Exit codes are those of vitc/exit_codes.py."""
 
 from __future__ import annotations
 
@@ -14,10 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from vitc.errors import InputError, VitcError
+from vitc.exit_codes import CHECK_FAILED, USER_ERROR
 from vitc.explore import explore
 
 if TYPE_CHECKING:
+    from vitc.compiler.request import Request
+    from vitc.graph.program import BatchRange
     from vitc.lowering.lint import Agreement
+    from vitc.pipeline.instruments import Numerics as NumericsInstrument
 
 app = typer.Typer(
     help="Makes Vision Transformers fast on real devices.",
@@ -29,7 +29,17 @@ app = typer.Typer(
 Model = Annotated[str, typer.Argument(help="timm:NAME, hf:NAME, torchvision:NAME, file.py:factory, or a .pt2 file")]
 TargetName = Annotated[str, typer.Option("--target", "-t", help="a name from 'vitc targets', or a .toml file")]
 Calibration = Annotated[
-    Path | None, typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")
+    Path | None, typer.Option(help="folder of images, or .npy file \\[n, C, H, W] of preprocessed float32 images")
+]
+Attention = Annotated[str, typer.Option(help="exact, window, or window-attention{window=256,overlap=64}")]
+Quantize = Annotated[str, typer.Option(help="auto, int8, none, or quantize-int8{rounding=gptq}")]
+Batch = Annotated[str, typer.Option(help="the batch sizes to serve, as 1:64; none: the example's only")]
+Resume = Annotated[
+    Path | None, typer.Option(help="folder for what calibration and the search have found, to go on from")
+]
+Numerics = Annotated[
+    float | None,
+    typer.Option("--numerics", help="refuse the first pass that changes the outputs by more than this share, as 1e-3"),
 ]
 Pipeline = Annotated[str | None, typer.Option(help="passes instead of the default ones")]
 DumpFolder = Annotated[Path | None, typer.Option("--dump", help="folder for the graph after each pass")]
@@ -47,29 +57,35 @@ def compile(
     target: TargetName = "cpu",
     calibration: Calibration = None,
     prune: PruneBudget = None,
+    attention: Attention = "exact",
+    quantize: Quantize = "auto",
+    evaluate: Annotated[
+        str | None, typer.Option(help="file.py:function, from a callable model to a score, higher is better")
+    ] = None,
+    max_drop: MaxDrop = None,
+    resume: Resume = None,
+    batch: Batch = "1:64",
     pipeline: Pipeline = None,
     dump: DumpFolder = None,
+    numerics: Numerics = None,
     random_weights: Random = False,
     passes: PassFile = None,
-    max_drop: MaxDrop = None,
-    resume: Annotated[
-        Path | None, typer.Option(help="folder for what calibration and the search have found, to go on from")
-    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compile a model and save its bundle."""
-    import vitc
-    from vitc.frontend.models import load_model
+    from vitc.compiler.api import compile_request
 
     _load_pass_files(passes)
-    compiled = vitc.compile(
-        load_model(model, not random_weights), target, calibration=calibration, prune=_budget(prune), pipeline=pipeline,
-        dump=dump, max_drop=max_drop, resume=resume, progress=not as_json,
+    request, watch = _request(
+        target, calibration=calibration, prune=_budget(prune), attention=attention, quantize=_none(quantize),
+        evaluate=_function(evaluate), max_drop=max_drop, resume=resume, batch=_batch(batch), pipeline=pipeline,
+        dump=dump, progress=not as_json, numerics=numerics,
     )  # fmt: skip
+    compiled = compile_request(_model(model, random_weights), request)
     bundle = compiled.save(out, "file" if out.suffix == ".vitc" else "folder")
     _print(
-        {**compiled.report().to_dict(), "bundle": str(bundle.path)},
-        f"{compiled.report()}\nbundle    {bundle.path}",
+        {**compiled.report.to_dict(), "bundle": str(bundle.path), **_deviations(watch)},
+        f"{compiled.report}\n{_table(watch)}bundle    {bundle.path}",
         as_json,
     )
 
@@ -79,50 +95,60 @@ def plan(
     model: Model,
     target: TargetName = "cpu",
     calibration: Calibration = None,
+    prune: PruneBudget = None,
+    attention: Attention = "exact",
+    quantize: Quantize = "auto",
+    resume: Resume = None,
+    batch: Batch = "1:64",
     pipeline: Pipeline = None,
     dump: DumpFolder = None,
+    numerics: Numerics = None,
     random_weights: Random = False,
     passes: PassFile = None,
     prove: Annotated[bool, typer.Option(help="also build the network with TensorRT-RTX, without a GPU")] = False,
-    prune: Annotated[
-        bool, typer.Option("--prune", help="only print the groups that pruning can cut, and what it cannot")
-    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Show what compile would do, without building an engine."""
-    import vitc
-    from vitc.frontend.models import load_model
+    from vitc.compiler.planning import make_plan
     from vitc.lowering.lint import compare
 
     _load_pass_files(passes)
-    if prune:
-        groups = vitc.prunable_groups(load_model(model, not random_weights), target)
-        _print(groups.to_dict(), groups.text(), as_json)
-        return
-    made = vitc.plan(
-        load_model(model, not random_weights), target, calibration=calibration, pipeline=pipeline, dump=dump,
-        progress=not as_json,
+    request, watch = _request(
+        target, calibration=calibration, prune=_budget(prune), attention=attention, quantize=_none(quantize),
+        resume=resume, batch=_batch(batch), pipeline=pipeline, dump=dump, progress=not as_json, numerics=numerics,
     )  # fmt: skip
-    data, text = made.report.to_dict(), str(made.report)
+    made = make_plan(_model(model, random_weights), request)
+    data, text = {**made.report.to_dict(), **_deviations(watch)}, f"{made.report}\n{_table(watch)}".rstrip()
     if prove:
         engine = made.prove()
         data["layers"] = engine.layers.summary()
         counts = ", ".join(f"{n} {kind}" for kind, n in engine.layers.summary().items())
         agreement = compare(made.lint("tensorrt-rtx 1.7"), engine.layers)
-        data["agreement"] = agreement.to_dict()
+        data["agreement_with_engine"] = agreement.to_dict()
         text += (
             f"\nproof     {engine.distribution} {engine.version}, {engine.capability}: {counts}\nproof     {agreement}"
         )
     _print(data, text, as_json)
-    if prove and not data["agreement"]["agrees"]:
-        raise typer.Exit(3)
+    if prove and not data["agreement_with_engine"]["agrees"]:
+        raise typer.Exit(CHECK_FAILED)
+
+
+@app.command()
+def groups(model: Model, target: TargetName = "cpu", random_weights: Random = False, as_json: AsJson = False) -> None:
+    """Show what pruning can cut from a model, and what it cannot, with the reason."""
+    import vitc
+    from vitc.targets import load
+
+    device = load(target)  # a wrong name is said before a model is loaded
+    found = vitc.prunable_groups(_model(model, random_weights), device)
+    _print(found.to_dict(), found.text(), as_json)
 
 
 @app.command()
 def sensitivity(
     model: Model,
     calibration: Annotated[
-        Path, typer.Option(help="folder of images, or .npy file [n, C, H, W] of preprocessed float32 images")
+        Path, typer.Option(help="folder of images, or .npy file \\[n, C, H, W] of preprocessed float32 images")
     ],
     target: TargetName = "cpu",
     by: Annotated[str, typer.Option(help="block or layer")] = "block",
@@ -133,11 +159,14 @@ def sensitivity(
 ) -> None:
     """Show what INT8 costs, block by block or layer by layer."""
     import vitc
-    from vitc.frontend.models import load_model
+    from vitc.calibration.source import check_source
+    from vitc.targets import load
 
+    device = load(target)
+    check_source(calibration)
     found = vitc.sensitivity(
-        load_model(model, not random_weights),
-        target,
+        _model(model, random_weights),
+        device,
         calibration=calibration,
         by=by,  # type: ignore[arg-type]
         images=images,
@@ -170,7 +199,7 @@ def lint(
         differs = not agreement.agrees
     _print(data, text, as_json)
     if report.errors or differs:
-        raise typer.Exit(3)
+        raise typer.Exit(CHECK_FAILED)
 
 
 def _proved(model: Path, target: str) -> Agreement:
@@ -193,10 +222,16 @@ def dump(
     model: Model, out: Path, target: TargetName = "cpu", pipeline: Pipeline = None, random_weights: Random = False
 ) -> None:
     """Write the graph after each pass as text into a folder."""
-    import vitc
-    from vitc.frontend.models import load_model
+    from vitc.frontend.capture import capture
+    from vitc.pipeline.default import default_pipeline
+    from vitc.pipeline.instruments import Dump
+    from vitc.pipeline.manager import run_pipeline
+    from vitc.pipeline.text import parse_pipeline
+    from vitc.targets import load
 
-    vitc.plan(load_model(model, not random_weights), target, pipeline=pipeline, dump=out)
+    device = load(target)
+    passes = default_pipeline(device, int8=False) if pipeline is None else parse_pipeline(pipeline)
+    run_pipeline(capture(_model(model, random_weights), device), passes, (Dump(out),))  # a dump needs no lowering
     for path in sorted(out.glob("[0-9][0-9]-*.txt")):
         print(path)
 
@@ -262,36 +297,89 @@ def doctor(as_json: AsJson = False) -> None:
     _print(findings, "\n".join(f"{name:<22} {text}" for name, text in findings.items()), as_json)
 
 
-def _runtime(*arguments: str) -> None:
+#: `python -m vitc.runtime` reads the arguments of these, --help too.
+_PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []}
+
+
+def _runtime(command: str, arguments: list[str]) -> None:
     from vitc.runtime.__main__ import main as runtime_main
 
-    code = runtime_main(list(arguments))
+    code = runtime_main([command, *arguments], "vitc")
     if code:
         raise typer.Exit(code)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def build(context: typer.Context, bundle: Path) -> None:
+@app.command(context_settings=_PASSED_ON)
+def build(context: typer.Context) -> None:
     """Build a bundle's engine on this machine."""
-    _runtime("build", str(bundle), *context.args)
+    _runtime("build", context.args)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def run(context: typer.Context, bundle: Path) -> None:
+@app.command(context_settings=_PASSED_ON)
+def run(context: typer.Context) -> None:
     """Run a bundle on pictures or on arrays: vitc run BUNDLE photo.jpg, vitc run BUNDLE --input x=x.npy."""
-    _runtime("run", str(bundle), *context.args)
+    _runtime("run", context.args)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def bench(context: typer.Context, bundle: Path) -> None:
+@app.command(context_settings=_PASSED_ON)
+def bench(context: typer.Context) -> None:
     """Time a bundle on this machine."""
-    _runtime("bench", str(bundle), *context.args)
+    _runtime("bench", context.args)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def check(context: typer.Context, bundle: Path) -> None:
+@app.command(context_settings=_PASSED_ON)
+def check(context: typer.Context) -> None:
     """Run a bundle's self-check against its golden outputs."""
-    _runtime("check", str(bundle), *context.args)
+    _runtime("check", context.args)
+
+
+def _model(name: str, random_weights: bool) -> Any:
+    from vitc.frontend.models import load_model
+
+    return load_model(name, not random_weights)
+
+
+def _request(target: str, numerics: float | None, **arguments: Any) -> tuple[Request, NumericsInstrument | None]:
+    """The request, checked before a model is loaded, and the instrument that --numerics asks for."""
+    from vitc.compiler.request import Request
+    from vitc.pipeline.instruments import Numerics as Instrument
+
+    watch = None if numerics is None else Instrument(numerics)
+    return Request.of(target, instruments=() if watch is None else (watch,), **arguments), watch
+
+
+def _deviations(watch: NumericsInstrument | None) -> dict[str, Any]:
+    return {} if watch is None else {"deviations": watch.deviations}
+
+
+def _table(watch: NumericsInstrument | None) -> str:
+    rows = {} if watch is None else watch.deviations
+    return "".join(f"deviation {value:.2e} of the largest output behind {text}\n" for text, value in rows.items())
+
+
+def _none(text: str) -> str | None:
+    return None if text == "none" else text
+
+
+def _batch(text: str) -> BatchRange | None:
+    """--batch as vitc.compile takes it."""
+    from vitc.graph.program import BatchRange
+
+    if text == "none":
+        return None
+    low, separator, high = text.partition(":")
+    if not low.isdecimal() or not (high or low).isdecimal() or (separator and not high):
+        raise InputError(f"--batch takes a range as 1:64, one size as 8, or none; got {text!r}")
+    return BatchRange(int(low), int(high or low))
+
+
+def _function(name: str | None) -> Any:
+    """--evaluate as vitc.compile takes it."""
+    if name is None:
+        return None
+    from vitc.frontend.models import function_in
+
+    return function_in(name, "--evaluate")
 
 
 def _budget(text: str | None) -> Any:
@@ -327,7 +415,7 @@ def main() -> None:
         app()
     except VitcError as error:
         print(f"vitc: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(USER_ERROR)
 
 
 if __name__ == "__main__":

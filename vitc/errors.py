@@ -43,6 +43,14 @@ class CalibrationError(VitcError):
     """The calibration stream is empty, of the wrong shape, constant, or not finite."""
 
 
+class AccuracyError(VitcError):
+    """An exact compilation does not give what the model gives."""
+
+
+class AccuracyWarning(UserWarning):
+    """INT8 loses more accuracy than it should."""
+
+
 class LoweringError(VitcError):
     """A node of the graph has no ONNX or TensorRT form."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from vitc.calibration.samples import Loss, Samples
 from vitc.calibration.source import calibration_stream
+from vitc.calibration.stream import CalibrationStream
 from vitc.errors import InputError, unknown
 from vitc.frontend.capture import capture
 from vitc.graph.program import BatchRange, Program
@@ -42,9 +44,37 @@ class Pruned:
     program: Program
 
     @property
-    def report(self) -> str:
+    def report(self) -> PruneReport:
         """Parameters, bytes, FLOPs and predicted time by block, before and after, and each cut."""
+        return PruneReport(self.plan)
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning did: `text()` and `str()` for people, `to_dict()` for scripts, as of every report."""
+
+    plan: PrunePlan
+
+    def text(self) -> str:
+        """The report as lines of text."""
         return self.plan.text()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self.plan)
+
+    def __str__(self) -> str:
+        return self.text()
+
+    def __contains__(self, text: str) -> bool:
+        return text in self.text()
+
+    def __getattr__(self, name: str) -> Any:
+        """0.1's report was a str; its methods go with 0.3."""
+        if name.startswith("_") or not hasattr(str, name):
+            raise AttributeError(f"a PruneReport has no {name!r}; it has text() and to_dict()")
+        warnings.warn(f"write report.text().{name}: a report is no str", DeprecationWarning, stacklevel=2)
+        return getattr(self.text(), name)
 
 
 def prune(
@@ -83,6 +113,10 @@ def prune(
         raise InputError(
             f"steps is {steps}: one, or more together with train=a function that trains the module between them"
         )
+    if steps == 1 and train is not None:
+        raise InputError("train= runs between the steps of a schedule, and steps=1 has none; pass steps=2 or more")
+    if loss is not None and data is None:
+        raise InputError("loss= is what criteria follow over data=batches of (inputs, labels), and there is no data")
     device = measured_here(target if isinstance(target, Target) else load_target(target))
     options = {"criterion": criterion, "ranking": ranking, "kinds": tuple(kinds), "keep": tuple(keep)}
     step, given = prune_pass(budget, **options)
@@ -145,8 +179,13 @@ def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
     chosen = options | {
         k: tuple(v) if isinstance(v, list) else v for k, v in budget.items() if k not in (*_MEASURES, *_DATA)
     }
-    if "plan" in chosen:
-        return Prune(plan=str(chosen["plan"])), given
+    if "plan" in budget:
+        beside = [key for key in budget if key not in ("plan", *_DATA)]
+        if beside:
+            raise InputError(
+                f"a saved pruning plan says all that is cut; leave {', '.join(beside)} away, or leave the plan away"
+            )
+        return Prune(plan=str(budget["plan"])), given
     if len(measures) != 1:
         raise InputError(f"a pruning budget names one of {', '.join(_MEASURES)}; got {', '.join(measures) or 'none'}")
     ratio = budget[measures[0]]
@@ -159,7 +198,8 @@ def with_samples(program: Program, data: Any, loss: Loss | None) -> Program:
     """The program with what criteria look at."""
     if data is None:
         return program
-    return program.evolve(samples=Samples(calibration_stream(data, program), loss))
+    stream = data if isinstance(data, CalibrationStream) else calibration_stream(data, program)
+    return program.evolve(samples=Samples(stream, loss))
 
 
 def _with_ratio(step: Prune, ratio: float) -> Prune:

@@ -53,6 +53,7 @@ class Prune(Pass):
     needs = "canonical"
     gives = "pruned"
     before = ("tile-attention",)
+    exact = False
 
     ratio: float = 0.0
     of: Measure = "params"

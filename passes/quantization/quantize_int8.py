@@ -50,6 +50,7 @@ class QuantizeInt8(Pass):
     name = "quantize-int8"
     needs = "tiled"
     gives = "quantized"
+    exact = False
 
     calibrator: Literal["auto", "minmax", "percentile", "mse", "entropy"] = "auto"
     correct_bias: bool = True

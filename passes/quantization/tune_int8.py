@@ -37,6 +37,7 @@ class TuneInt8(Pass):
     needs = "tiled"
     after = ("smooth-activations",)
     before = ("quantize-int8",)
+    exact = False
 
     epochs: float = 3.0
     rate: float = 1e-4

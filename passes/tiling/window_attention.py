@@ -40,6 +40,7 @@ class WindowAttention(Pass):
     needs = "tiled"
     after = ("tile-attention",)
     before = ("smooth-activations", "quantize-int8", "to-fp16")
+    exact = False
 
     window: int = 256
     overlap: int = 64

@@ -114,18 +114,18 @@ def test_budgets_that_are_none(budget: object, options: dict[str, object], messa
 
 def test_compile_prunes_before_it_tiles() -> None:
     compiled = vitc.compile(_vit(), "cpu", example_inputs=IMAGES, prune={"params": 0.3, "kinds": ["mlp"]})
-    assert "canonical,prune{ratio=0.3,kinds=[mlp]},tile-attention" in compiled.report().pipeline
-    assert "pruned by l1 for cpu" in str(compiled.report())
+    assert "canonical,prune{ratio=0.3,kinds=[mlp]},tile-attention" in compiled.report.pipeline
+    assert "pruned by l1 for cpu" in str(compiled.report)
     assert compiled(IMAGES).shape == (2, 10)
     plain = vitc.compile(_vit(), "cpu", example_inputs=IMAGES)
-    assert compiled.report().parameters < 0.75 * plain.report().parameters
-    assert any(line.startswith("pruning: pass prune=0.35") for line in plain.report().skipped)
+    assert compiled.report.parameters < 0.75 * plain.report.parameters
+    assert any(line.startswith("pruning: pass prune=0.35") for line in plain.report.skipped)
 
 
 def test_compile_takes_calibration_for_the_criterion() -> None:
     images = torch.randn(16, 1, 8, 8)
     compiled = vitc.compile(_vit(), "cpu", example_inputs=IMAGES, prune=0.3, calibration=images, quantize="int8")
-    assert "pruned by obs for cpu" in str(compiled.report())
+    assert "pruned by obs for cpu" in str(compiled.report)
     assert compiled.program.stage == "quantized"
 
 

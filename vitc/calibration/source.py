@@ -13,6 +13,17 @@ from vitc.files.npy import read_npy
 from vitc.graph.program import Program
 
 
+def check_source(data: Any) -> None:
+    """Raises CalibrationError for a path that is neither a folder nor an .npy file. Nothing is read."""
+    if not isinstance(data, (str, Path)):
+        return
+    path = Path(data)
+    if not path.is_dir() and not (path.suffix == ".npy" and path.is_file()):
+        raise CalibrationError(
+            f"there is no folder of images and no .npy file {str(path)!r}; save one with numpy.save(path, images)"
+        )
+
+
 def calibration_stream(data: Any, program: Program, resume: str | Path | None = None) -> CalibrationStream:
     """What the user gave as calibration data, as a stream for the program's inputs. `resume`: a folder for its journal.
 
@@ -24,18 +35,15 @@ def calibration_stream(data: Any, program: Program, resume: str | Path | None = 
     journal = None if resume is None else CalibrationJournal(resume)
     if not isinstance(data, (str, Path)):
         return CalibrationStream(data, shapes, fixed=fixed, journal=journal)
+    check_source(data)
     path = Path(data)
-    if path.suffix == ".npy" and path.is_file():
+    if not path.is_dir():
         try:
             return CalibrationStream(read_npy(path), shapes, fixed=fixed, journal=journal)
         except (OSError, ValueError) as error:
             raise CalibrationError(
                 f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)"
             ) from error
-    if not path.is_dir():
-        raise CalibrationError(
-            f"there is no folder of images and no .npy file {str(path)!r}; save one with numpy.save(path, images)"
-        )
     if program.preprocessing is None:
         raise CalibrationError(
             f"the model's config does not say how the images in {str(path)!r} are to be preprocessed; pass "

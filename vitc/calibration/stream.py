@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,12 @@ class CalibrationStream:
     batch_size: int = 4
     fixed: int | None = None
     journal: CalibrationJournal | None = None
+    _readings: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
+
+    @property
+    def was_read(self) -> bool:
+        """Whether anybody has asked for a batch."""
+        return bool(self._readings)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "batches", replayable(self.batches))
@@ -52,6 +58,7 @@ class CalibrationStream:
             yield inputs, labels
 
     def _checked(self) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
+        self._readings.append(1)
         count = 0
         first: torch.Tensor | None = None
         varies = False

@@ -22,6 +22,7 @@ from vitc.kernels.travel import plugin_files
 from vitc.lowering.cpu import Engine, open_engine
 from vitc.lowering.onnx.model import OnnxModel, TensorSpec, weight_bytes
 from vitc.lowering.substitution import plugin_nodes
+from vitc.targets import Target
 
 if TYPE_CHECKING:
     from vitc.bundle import Bundle
@@ -35,27 +36,29 @@ _TOLERANCE = {"fp32": Tolerance(0.9999, 0.01), "fp16": Tolerance(0.999, 0.05), "
 class CompiledModel:
     """Calls run the lowered graph on this machine's CPU engine, whatever the target; several threads may call at once.
 
-    `program`, `onnx` and `engine` are the graph after all passes, the ONNX model, and the engine behind calls.
+    program: the graph after all passes.
+    onnx: the ONNX model.
+    engine: what stands behind calls.
+    report: what happened: passes, sizes, decisions, times.
     """
 
     program: Program
     onnx: OnnxModel
     engine: Engine
-    _report: Report
+    report: Report
     _example: tuple[torch.Tensor, ...]
 
     @classmethod
     def from_plan(cls, plan: Plan) -> CompiledModel:
         """Opens this machine's engine for a plan."""
         engine = _open(plan.onnx)
-        target = plan.program.target
-        label = f"{engine.name} {engine.version}" + (f" ({engine.remark})" if engine.remark else "")
-        if target.kind != "cpu":
-            label += (
-                f": the same graph here; the engine for {target.name} is built by the bundle's build.sh on the device"
-            )
-        report = replace(plan.report, engine=label)
+        report = replace(plan.report, engine=_label(engine, plan.program.target))
         return cls(plan.program, plan.onnx, engine, report, plan.original.example_inputs)
+
+    def on_engine(self, name: str) -> CompiledModel:
+        """The same graph on the CPU engine of that name. Raises VitcError where it cannot serve."""
+        engine = _open(self.onnx, name)
+        return replace(self, engine=engine, report=replace(self.report, engine=_label(engine, self.program.target)))
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns, in the model's own structure; torch tensors, or NumPy arrays if all inputs are.
@@ -69,16 +72,21 @@ class CompiledModel:
         arrays = [results[s.name] for s in self.onnx.outputs]
         return rebuild(self.program, arrays if as_numpy else [torch.from_numpy(a) for a in arrays])
 
-    def report(self) -> Report:
-        """What happened: passes, sizes, decisions, times."""
-        return self._report
-
     def with_report(self, report: Report) -> CompiledModel:
-        return replace(self, _report=report)
+        """A copy with another report."""
+        return replace(self, report=report)
 
     def decided(self, text: str) -> CompiledModel:
         """A copy whose report has one more decision."""
-        return self.with_report(replace(self._report, decisions=(*self._report.decisions, text)))
+        return self.with_report(replace(self.report, decisions=(*self.report.decisions, text)))
+
+    def smallest_example(self) -> tuple[torch.Tensor, ...]:
+        """The example inputs, as few images of them as the model takes."""
+        batch = self.program.batch
+        if batch is None:
+            return self._example
+        specs = zip(self.onnx.inputs, self._example, strict=True)
+        return tuple(_resized(t, batch.min) if spec.shape[:1] == ("batch",) else t for spec, t in specs)
 
     def benchmark(self, batch: int = 1, rounds: int = 20) -> dict[str, float]:
         """Latency of a call here, in ms: the median, and the 90th and 99th percentile of `rounds`, after 2 warm-ups."""
@@ -110,7 +118,7 @@ class CompiledModel:
         precision = "int8" if self.program.stage == "quantized" else target.default_precision
         return BundleContents(
             model=model,
-            pipeline=self._report.pipeline,
+            pipeline=self.report.pipeline,
             target=target.to_dict(),
             inputs=tuple(_info(s, self.program.preprocessing) for s in self.onnx.inputs),
             outputs=tuple(_info(s) for s in self.onnx.outputs),
@@ -127,7 +135,7 @@ class CompiledModel:
 
     def _golden(self) -> Golden:
         """The example's first image, and what the FX graph, not the engine, makes of it."""
-        example = self._example if self.program.batch is None else tuple(t[:1] for t in self._example)
+        example = self.smallest_example()
         outputs = self.program.run(*example)
         return Golden(
             {s.name: t.numpy() for s, t in zip(self.onnx.inputs, example, strict=True)},
@@ -135,13 +143,20 @@ class CompiledModel:
         )
 
 
-def _open(model: OnnxModel) -> Engine:
+def _label(engine: Engine, target: Target) -> str:
+    label = f"{engine.name} {engine.version}" + (f" ({engine.remark})" if engine.remark else "")
+    if target.kind != "cpu":
+        label += f": the same graph here; the engine for {target.name} is built by the bundle's build.sh on the device"
+    return label
+
+
+def _open(model: OnnxModel, name: str = "auto") -> Engine:
     if weight_bytes(model.proto) < 2**30:
-        return open_engine(model.proto.SerializeToString())
+        return open_engine(model.proto.SerializeToString(), name)
     with tempfile.TemporaryDirectory(prefix="vitc-") as folder:
         path = Path(folder) / "model.onnx"
         model.save(path)
-        return open_engine(path)
+        return open_engine(path, name)
 
 
 def _checked(spec: TensorSpec, value: Any, batch: BatchRange | None) -> np.ndarray[Any, Any]:

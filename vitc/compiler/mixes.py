@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,9 +17,8 @@ from vitc.mixed.budget import search
 from vitc.mixed.journal import SearchJournal, ranges_fingerprint
 from vitc.mixed.measure import Measure, Split, agreement, by_block, groups
 from vitc.mixed.records import Ledger
-from vitc.mixed.score import Evaluate, score_of
+from vitc.mixed.score import score_of
 from vitc.passes.quantization.quantize_int8 import QuantizeInt8
-from vitc.pipeline.base import Pass
 from vitc.pipeline.text import parse_pipeline
 
 if TYPE_CHECKING:
@@ -32,72 +30,73 @@ _IMAGES = 16
 
 
 class Mixes:
-    """The mixes of INT8 and floating point that a quantized plan allows. `start`: the program its passes began with;
-    `build`: a plan that goes on from a program with other passes (None: without INT8), which are the whole pipeline."""
+    """The mixes of INT8 and floating point that a quantized plan allows."""
 
-    def __init__(self, made: Plan, start: Program, build: Callable[[Program, Sequence[Pass] | None], Plan]) -> None:
-        self._made, self._start, self._build = made, start, build
-        self._passes = parse_pipeline(made.report.pipeline)
+    def __init__(self, made: Plan) -> None:
+        start = made.start
+        self._made, self._start = made, start
+        self._passes = parse_pipeline(made.program.pipeline)
         self._known = start.evolve(calibration=None).calibrated(made.program.ranges, made.program.vectors)
         self._calibrated = self._known  # as it stands before quantize-int8, once `fastest` has got there
-        self._compiled: tuple[QuantizeInt8 | None, CompiledModel, Plan] | None = None
+        self._compiled: tuple[QuantizeInt8 | None, CompiledModel] | None = None
         self._ledger: Ledger | None = None
 
-    def fastest(
-        self, evaluate: Evaluate | None, max_drop: float, resume: str | Path | None
-    ) -> tuple[CompiledModel, Plan]:
-        """The mix with the least predicted time whose score is within `max_drop` of floating point's, with the ledger
-        in its report."""
-        stream = self._made.program.calibration
-        if stream is None:
-            raise InternalError("a quantized plan has lost its calibration stream")
+    def fastest(self) -> CompiledModel:
+        """The mix with the least predicted time whose score is within the request's `max_drop` of floating point's,
+        with the ledger in its report."""
+        request, stream = self._made.request, self._made.program.calibration
+        if stream is None or request.max_drop is None:
+            raise InternalError("the search of a mix needs a calibration stream and max_drop")
         split = Split.of(self._known.evolve(calibration=stream), self._passes[len(self._start.journal) :])
         self._calibrated = split.program.evolve(calibration=None)
         blocks = groups(split, by_block)
         identity = {
             "model": model_fingerprint(self._start.module),
             "target": self._start.target.name,
-            "pipeline": self._made.report.pipeline,
+            "pipeline": self._made.program.pipeline,
             "calibration": ranges_fingerprint(self._made.program),
-            "max_drop": repr(max_drop),
-            "score": "evaluate" if evaluate else "agreement with floating point",
+            "max_drop": repr(request.max_drop),
+            "score": "evaluate" if request.evaluate else "agreement with floating point",
         }
-        ask = evaluate or (lambda model: _same_answers(self._start, model, stream))
-        journal = SearchJournal(resume, identity)
+        ask = request.evaluate or (lambda model: _same_answers(self._start, model, stream))
+        journal = SearchJournal(request.resume, identity)
         found = search(
             Measure(split, blocks, _IMAGES),
             blocks,
-            journal.ask(
-                "ms that INT8 saves", lambda: split.saved_ms(by_block), _milliseconds
-            ),  # measured on a CPU: vary
-            lambda mix: score_of(ask, self._model(mix)[0]),
-            max_drop,
+            # A CPU's are measured, and vary.
+            journal.ask("ms that INT8 saves", lambda: split.saved_ms(by_block), _milliseconds),
+            lambda mix: score_of(ask, self._model(mix)),
+            request.max_drop,
             journal,
-            score_blocks=evaluate is not None,  # without, agreement is measured from the block onwards
+            score_blocks=request.evaluate is not None,  # without, agreement is measured from the block onwards
         )
         self._ledger = found.ledger
-        model, plan = self._model(found.quantize)
-        return self._with_ledger(model), plan
+        images = sum(batch[0].shape[0] for batch in stream) if request.evaluate is None else None
+        if images is not None and 0 < request.max_drop < 1 / images:
+            verdict = f"{found.ledger.verdict} (of {images} calibration images not one may be answered differently)"
+            self._ledger = replace(found.ledger, verdict=verdict)
+        return self._with_ledger(self._model(found.quantize))
 
     def floating(self) -> CompiledModel:
         """The model without INT8, with the ledger of the search."""
-        return self._with_ledger(self._model(None)[0])
+        return self._with_ledger(self._model(None))
 
-    def _model(self, mix: QuantizeInt8 | None) -> tuple[CompiledModel, Plan]:
+    def _model(self, mix: QuantizeInt8 | None) -> CompiledModel:
         """One engine is open at a time."""
         if self._compiled is None or self._compiled[0] != mix:
             self._compiled = None
             if mix is None:
-                plan = self._build(self._known, None)
+                plan = self._made.without_int8(self._known)
             else:
-                plan = self._build(self._calibrated, [mix if isinstance(p, QuantizeInt8) else p for p in self._passes])
-            self._compiled = (mix, CompiledModel.from_plan(plan), plan)
-        return self._compiled[1:]
+                passes = [mix if isinstance(p, QuantizeInt8) else p for p in self._passes]
+                plan = self._made.with_passes(passes, self._calibrated)
+            self._compiled = (mix, CompiledModel.from_plan(plan))
+        return self._compiled[1]
 
     def _with_ledger(self, model: CompiledModel) -> CompiledModel:
         if self._ledger is None:
             return model
-        return model.with_report(replace(model.report(), ledger=self._ledger)).decided(self._ledger.verdict)
+        return model.with_report(replace(model.report, ledger=self._ledger)).decided(self._ledger.verdict)
 
 
 def _same_answers(program: Program, model: Callable[..., Any], stream: Any) -> float:

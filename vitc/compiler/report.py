@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,10 +31,16 @@ class Report:
     engine: str | None = None
     measured_ms: dict[str, float] = field(default_factory=dict)
     agreement: dict[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     pruning: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     ledger: Ledger | None = None
+
+    def __call__(self) -> Report:
+        """The spelling of 0.1, `compiled.report()`; goes with 0.3."""
+        warnings.warn("report is no longer called: write compiled.report", DeprecationWarning, stacklevel=2)
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -44,7 +51,8 @@ class Report:
 
     def text(self) -> str:
         """The report as lines of text."""
-        lines = [
+        lines = [f"WARNING   {text}" for text in self.warnings]
+        lines += [
             f"target    {self.target}",
             f"pipeline  {self.pipeline}",
             f"weights   {self.weight_bytes_before / 1e6:.1f} MB → {self.weight_bytes_after / 1e6:.1f} MB, "

@@ -62,7 +62,7 @@ def agreement(model: Callable[..., Any], compiled: Callable[..., Any], images: t
 
 
 def row(name: str, model: torch.nn.Module, compiled: CompiledModel, images: torch.Tensor, accuracy: str) -> list[str]:
-    report = compiled.report()
+    report = compiled.report
     one = images[:1]
     with torch.no_grad():
         eager, fast = milliseconds(lambda: model(one), lambda: compiled(one))
@@ -103,11 +103,11 @@ def main() -> None:
         console.print(f"saving the bundle for {target} …")
         compiled.save(OUT / f"vit_b_16-{target}")
         table.add_row(*row(f"ViT-B/16 → {target}", model, compiled, images[8:], "– (random weights)"))
-        for decision in compiled.report().decisions:
+        for decision in compiled.report.decisions:
             console.print(f"  {decision}")
-        if compiled.report().predicted_ms is not None:
+        if compiled.report.predicted_ms is not None:
             console.print(
-                f"  predicted on {target}: {compiled.report().predicted_ms:.2f} ms (cost model, never measured)"
+                f"  predicted on {target}: {compiled.report.predicted_ms:.2f} ms (cost model, never measured)"
             )
 
     Console(width=150).print(table)

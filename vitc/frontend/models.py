@@ -73,18 +73,40 @@ def _package(name: str) -> Any:
     return importlib.import_module(name)
 
 
+def function_in(name: str, what: str) -> Callable[..., Any]:
+    """The function that `file.py:function` names. `what`: the argument that it was given for.
+
+    Raises InputError for another form, and for a file or a function that does not exist.
+    """
+    path, _, attribute = name.rpartition(":")
+    if not path.endswith(".py") or not attribute:
+        raise InputError(f"{what} takes file.py:function, got {name!r}")
+    found = _attribute(Path(path), attribute, "function")
+    if not callable(found):
+        raise InputError(f"{what}: {attribute} in {path} is a {type(found).__name__}, not a function")
+    return found  # type: ignore[no-any-return]
+
+
 def _from_file(path: Path, factory: str) -> Any:
+    return _attribute(path, factory, "factory")()
+
+
+def _attribute(path: Path, name: str, kind: str) -> Any:
+    """What a Python file calls `name`; the file is run."""
     if not path.is_file():
         raise InputError(f"there is no file {str(path)!r}")
+    ensure_torchvision_imports()  # the file may import timm
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    if not hasattr(module, factory):
-        functions = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        raise InputError(unknown(f"factory in {path}", factory, functions))
-    return getattr(module, factory)()
+    if not hasattr(module, name):
+        functions = [
+            n for n, v in vars(module).items() if getattr(v, "__module__", None) == spec.name and not n.startswith("_")
+        ]
+        raise InputError(unknown(f"{kind} in {path}", name, functions))
+    return getattr(module, name)
 
 
 def _ready(model: Any, name: str) -> torch.nn.Module:

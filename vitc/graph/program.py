@@ -76,6 +76,11 @@ class Program:
     def graph(self) -> Graph:
         return self.module.graph
 
+    @property
+    def pipeline(self) -> str:
+        """The passes so far, as text that parses back."""
+        return ",".join(entry.pass_text for entry in self.journal)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.module(*args, **kwargs)
 

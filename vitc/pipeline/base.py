@@ -31,6 +31,8 @@ class Pass:
     """Base of all passes. Subclasses are frozen dataclasses and set at least `name`.
 
     `needs`: the stage the program must have reached; `gives`: the stage it is at afterwards (None: unchanged).
+    `exact`: the pass does not change what the model computes, but for rounding; `compile` refuses where it does. A pass
+    that costs accuracy on purpose sets it to False.
     `after`, `before`: names of passes that, where present, must stand earlier or later.
     The manager hands `run` a program whose graph is a private copy: changing it in place is safe.
     """
@@ -40,6 +42,7 @@ class Pass:
     gives: ClassVar[str | None] = None
     after: ClassVar[tuple[str, ...]] = ()
     before: ClassVar[tuple[str, ...]] = ()
+    exact: ClassVar[bool] = True
 
     def run(self, program: Program) -> Program:
         raise NotImplementedError(f"pass {self.name!r} has no run(program) method")

@@ -33,16 +33,20 @@ CANONICAL = (
 )
 
 
+def canonical_passes() -> tuple[Pass, ...]:
+    """captured → canonical."""
+    return parse_pipeline(",".join(CANONICAL))
+
+
 def canonical(program: Program) -> Program:
     """A captured program at stage 'canonical'."""
-    return run_pipeline(program, parse_pipeline(",".join(CANONICAL)))
+    return run_pipeline(program, canonical_passes())
 
 
-def structure_passes(prune: Pass | None = None, attention: Pass | None = None) -> tuple[Pass, ...]:
-    """captured → tiled: exact, but for a pass that prunes and one that makes attention local."""
+def structure_passes(attention: Pass | None = None) -> tuple[Pass, ...]:
+    """captured → tiled: exact, but for a pass that makes attention local."""
     return (
-        *parse_pipeline(",".join(CANONICAL)),
-        *((prune,) if prune else ()),  # features are followed through canonical spellings, and tiles fit what is left
+        *canonical_passes(),
         *parse_pipeline("tile-attention"),
         *((attention,) if attention else ()),
     )

@@ -1,6 +1,7 @@
 """`python -m vitc.runtime {build,run,bench,check} BUNDLE`: what a device needs, with nothing but argparse.
 
-Exit codes: 0 done; 1 the self-check failed; 2 what was asked can't be done, with the reason on stderr.
+Exit codes, as of `vitc` (vitc/exit_codes.py): 0 done; 1 what was asked can't be done, with the reason on stderr; 2 a
+wrong command line; 3 the self-check failed.
 """
 
 from __future__ import annotations
@@ -18,24 +19,25 @@ import numpy as np
 
 from vitc.bundle import read_bundle
 from vitc.errors import InputError, VitcError
+from vitc.exit_codes import CHECK_FAILED, OK, USER_ERROR
 from vitc.lowering.cpu.engine import Array
 from vitc.runtime.bench import make_feeds
 from vitc.runtime.builder import build
 from vitc.runtime.runner import ENGINES, load
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command. Returns the exit code."""
-    options = _parser().parse_args(arguments)
+def main(arguments: Sequence[str] | None = None, program: str = "python -m vitc.runtime") -> int:
+    """Runs one command. `program`: what the help calls it. Returns the exit code."""
+    options = _parser(program).parse_args(arguments)
     try:
         return int(options.command(options))
     except VitcError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        return USER_ERROR
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m vitc.runtime", description=__doc__)
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog=program, description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="{build,run,bench,check}")
 
     def command(name: str, function: Any, text: str, engine: bool = True) -> argparse.ArgumentParser:
@@ -79,11 +81,11 @@ def _build(options: argparse.Namespace) -> int:
     bundle = read_bundle(options.bundle)
     if bundle.manifest.tensorrt is None:
         _print(options, {"engine": None}, f"{bundle.path}: for a CPU, whose engine needs no build")
-        return 0
+        return OK
     path, built = build(bundle, options.batch, options.plugin, options.capability)
     text = f"{path}: {built.layers} layers, {built.distribution} {built.version}, batch {built.batch}"
     _print(options, {"engine": str(path), **asdict(built)}, text)
-    return 0
+    return OK
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -103,7 +105,7 @@ def _run(options: argparse.Namespace) -> int:
     rows = {name: {"dtype": str(array.dtype), "shape": list(array.shape)} for name, array in outputs.items()}
     lines = [f"{name}: {row['dtype']} {row['shape']}" for name, row in rows.items()]
     _print(options, {"engine": runner.engine.name, "outputs": rows}, "\n".join(lines))
-    return 0
+    return OK
 
 
 def _run_on_pictures(options: argparse.Namespace) -> int:
@@ -127,14 +129,14 @@ def _bench(options: argparse.Namespace) -> int:
     with load(options.bundle, options.engine, options.threads) as runner:
         report = runner.benchmark(options.batch, options.rounds, options.warmup)
         _print(options, {**asdict(report), "reason": runner.reason}, f"{report}\nengine: {runner.reason}")
-    return 0
+    return OK
 
 
 def _check(options: argparse.Namespace) -> int:
     with load(options.bundle, options.engine, options.threads) as runner:
         report = runner.self_check()
         _print(options, {"passed": report.passed, **asdict(report)}, f"{report}\nengine: {runner.reason}")
-    return 0 if report.passed else 1
+    return OK if report.passed else CHECK_FAILED
 
 
 def _feeds(inputs: Sequence[str]) -> dict[str, Array]:

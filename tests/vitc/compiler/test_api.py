@@ -84,7 +84,7 @@ def test_a_fixed_batch_is_calibrated_with_batches_of_any_size(model: torch.nn.Mo
 
 def test_int8_for_orin_has_plugins_and_smaller_weights(model: torch.nn.Module, tmp_path: Path) -> None:
     compiled = vitc.compile(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES, dump=tmp_path)
-    report = compiled.report()
+    report = compiled.report
     assert report.weight_bytes_after < 0.4 * report.weight_bytes_before
     assert len(report.attentions) == 2
     assert all(choice.kernel for choice in report.attentions)
@@ -100,7 +100,7 @@ def test_printed_pipeline_reproduces_the_run(model: torch.nn.Module) -> None:
 
 
 def test_a_cpu_measures_int8_and_says_so(model: torch.nn.Module) -> None:
-    report = vitc.compile(model, "cpu", example_inputs=IMAGES[:2], calibration=IMAGES).report()
+    report = vitc.compile(model, "cpu", example_inputs=IMAGES[:2], calibration=IMAGES).report
     assert set(report.measured_ms) == {"FP32", "INT8"}
     assert any("on this machine" in d for d in report.decisions)
 
@@ -126,7 +126,7 @@ def test_threads_get_their_own_answers(model: torch.nn.Module) -> None:
 def test_bundle_round_trip(model: torch.nn.Module, tmp_path: Path) -> None:
     compiled = vitc.compile(model, "orin", example_inputs=IMAGES[:2], calibration=IMAGES)
     bundle = compiled.save(tmp_path / "digits.vitc", "file")
-    assert bundle.manifest.pipeline == compiled.report().pipeline
+    assert bundle.manifest.pipeline == compiled.report.pipeline
     runner = vitc.load(tmp_path / "digits.vitc")
     out = runner(IMAGES[:3].numpy())
     np.testing.assert_allclose(np.asarray(out), compiled(IMAGES[:3]).numpy(), atol=1e-5)

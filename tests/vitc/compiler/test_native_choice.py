@@ -52,7 +52,7 @@ def test_attention_stays_real_where_the_engine_has_not_its_form(monkeypatch: pyt
 def test_the_report_names_the_engine() -> None:
     model = DigitsViT(depth=2).eval()
     compiled = vitc.compile(model, "cpu", example_inputs=IMAGES[:2], calibration=IMAGES, quantize="int8")
-    assert compiled.report().engine.startswith("native avx512_vnni")
+    assert compiled.report.engine.startswith("native avx512_vnni")
     with torch.no_grad():
         want, got = model(IMAGES), compiled(IMAGES)
     assert torch.nn.functional.cosine_similarity(want.flatten(), got.flatten(), dim=0) > 0.99

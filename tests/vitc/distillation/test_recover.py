@@ -40,9 +40,9 @@ def test_prune_distill_quantize_in_one_call() -> None:
     pruned = vitc.compile(model, "cpu", **common)
     assert _error(recovered, model) < 0.5 * _error(pruned, model)
     assert recovered.program.stage == "quantized"
-    assert recovered.report().parameters == pruned.report().parameters
-    assert "distilled: features: 8 steps, loss " in str(recovered.report())
-    assert "distilled" not in str(pruned.report())
+    assert recovered.report.parameters == pruned.report.parameters
+    assert "distilled: features: 8 steps, loss " in str(recovered.report)
+    assert "distilled" not in str(pruned.report)
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
 
 

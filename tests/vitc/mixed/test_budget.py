@@ -52,7 +52,7 @@ def test_bisection_gives_back_the_fewest_blocks(needed: int) -> None:
     found = _search(score)
     if needed == 8:
         assert found.quantize is None
-        assert "no mix keeps the score" in found.ledger.verdict
+        assert "no mix that was tried keeps the score" in found.ledger.verdict
     else:
         assert found.quantize.skip == tuple(map(str, range(needed)))
     assert len(asked) <= 2 + 4
@@ -80,6 +80,25 @@ def test_int8_that_does_not_pay_is_left_out() -> None:
     assert found.ledger.entries[5].reason == "INT8 is not faster here"
 
 
+def test_int8_everywhere_that_held_is_not_given_up_for_a_score_that_jumps() -> None:
+    """One block is useless, INT8 everywhere holds, every other mix loses an image: a score need not be smooth."""
+    found = _search(
+        lambda mix: 1.0 if mix is None or not mix.skip else 0.5, dict.fromkeys(map(str, range(8)), 0.1) | {"5": -0.01}
+    )
+    assert found.quantize is not None
+    assert found.quantize.skip == ()
+    assert found.ledger.verdict == "INT8 everywhere keeps the score"
+    assert [entry.choice for entry in found.ledger.entries] == ["INT8"] * 8
+
+
+def test_of_what_held_the_fastest_is_taken() -> None:
+    """Without the useless block the score holds too, and that is faster than INT8 everywhere."""
+    found = _search(lambda _: 1.0, dict.fromkeys(map(str, range(8)), 0.1) | {"5": -0.1})
+    assert [label for label, _ in found.ledger.trials][:2] == ["floating point", "INT8 everywhere"]
+    assert found.quantize.skip == ("5",)
+    assert found.ledger.verdict == "INT8 in 7 of 8 blocks, within 0.1 of the score in floating point"
+
+
 @pytest.fixture(scope="module")
 def model() -> torch.nn.Module:
     torch.manual_seed(0)
@@ -87,7 +106,7 @@ def model() -> torch.nn.Module:
 
 
 def _needs_the_first_block(candidate: Any) -> float:
-    pipeline = candidate.report().pipeline
+    pipeline = candidate.report.pipeline
     return 0.9 if "blocks.0" in pipeline or "quantize-int8" not in pipeline else 0.8
 
 
@@ -96,7 +115,7 @@ def _compile(model: torch.nn.Module, **options: Any) -> CompiledModel:
 
 
 def test_compile_within_a_budget(model: torch.nn.Module) -> None:
-    report = _compile(model, evaluate=_needs_the_first_block, max_drop=0.05).report()
+    report = _compile(model, evaluate=_needs_the_first_block, max_drop=0.05).report
     assert "quantize-int8{convolutions=true,head=true,skip=[patch,head,blocks.0]}" in report.pipeline
     assert report.ledger is not None
     # The first and the last layer take part; they save little for their noise, so they go first.
@@ -113,7 +132,7 @@ def test_compile_within_a_budget(model: torch.nn.Module) -> None:
 
 
 def test_the_first_and_last_layer_are_left_alone_where_the_user_says_so(model: torch.nn.Module) -> None:
-    ledger = _compile(model, max_drop=0.5, quantize="quantize-int8{head=true}").report().ledger
+    ledger = _compile(model, max_drop=0.5, quantize="quantize-int8{head=true}").report.ledger
     assert ledger is not None
     assert [e.block for e in ledger.entries] == ["blocks.0", "blocks.1", "head"]
     assert ledger.entries[0].score_change is None  # no evaluate, nothing to ask
@@ -121,19 +140,19 @@ def test_the_first_and_last_layer_are_left_alone_where_the_user_says_so(model: t
 
 
 def test_floating_point_when_nothing_keeps_the_score(model: torch.nn.Module) -> None:
-    compiled = _compile(model, evaluate=lambda c: 0.5 if "quantize" in c.report().pipeline else 0.9, max_drop=0.05)
+    compiled = _compile(model, evaluate=lambda c: 0.5 if "quantize" in c.report.pipeline else 0.9, max_drop=0.05)
     assert compiled.program.stage == "tiled"
-    assert "no mix keeps the score within 0.05" in compiled.report().decisions[-1]
+    assert "no mix that was tried keeps the score within 0.05" in compiled.report.decisions[-1]
 
 
 def test_without_labels_the_score_is_agreement(model: torch.nn.Module) -> None:
-    ledger = _compile(model, max_drop=0.0).report().ledger
+    ledger = _compile(model, max_drop=0.0).report.ledger
     assert ledger is not None
     assert ledger.trials[0] == ("floating point", 1.0)
 
 
 def test_a_killed_search_goes_on_to_the_same_result(model: torch.nn.Module, tmp_path: Path) -> None:
-    whole = _compile(model, evaluate=_needs_the_first_block, max_drop=0.05, resume=tmp_path / "whole").report()
+    whole = _compile(model, evaluate=_needs_the_first_block, max_drop=0.05, resume=tmp_path / "whole").report
     calls = 0
 
     def killed(candidate: Any) -> float:
@@ -146,7 +165,7 @@ def test_a_killed_search_goes_on_to_the_same_result(model: torch.nn.Module, tmp_
     with pytest.raises(KeyboardInterrupt):
         _compile(model, evaluate=killed, max_drop=0.05, resume=tmp_path / "cut")
     calls = 10
-    resumed = _compile(model, evaluate=killed, max_drop=0.05, resume=tmp_path / "cut").report()
+    resumed = _compile(model, evaluate=killed, max_drop=0.05, resume=tmp_path / "cut").report
     assert calls > 10  # the answer of the first call was not asked again
     assert (resumed.pipeline, resumed.ledger) == (whole.pipeline, whole.ledger)
     files = [json.loads((tmp_path / name / "vitc-search.json").read_text()) for name in ("whole", "cut")]
@@ -167,7 +186,7 @@ def test_on_a_cpu_the_ledger_has_milliseconds_by_measured_rates(
     def ledger(factor: float) -> Any:
         rates(factor)
         options = {"example_inputs": IMAGES[:2], "calibration": IMAGES, "quantize": "int8", "max_drop": 0.5}
-        return vitc.compile(model, "cpu", resume=tmp_path, **options).report().ledger
+        return vitc.compile(model, "cpu", resume=tmp_path, **options).report.ledger
 
     first = ledger(1.0)
     saved = {entry.block: entry.saved_ms for entry in first.entries}

@@ -17,6 +17,7 @@ from small_models import WIDTH
 
 from vitc.bundle import BundleContents, Dim, Golden, TensorInfo, Tolerance, write_bundle
 from vitc.errors import BuildError, BundleError, InputError, VitcError
+from vitc.exit_codes import CHECK_FAILED, USER_ERROR
 from vitc.runtime import check, load
 from vitc.runtime.__main__ import main
 from vitc.runtime.feeds import bind
@@ -203,15 +204,15 @@ def test_commands(path: Path, contents: BundleContents, tmp_path: Path, capsys: 
 
 
 def test_exit_codes(path: Path, contents: BundleContents, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["check", str(tmp_path / "nowhere")]) == 2
+    assert main(["check", str(tmp_path / "nowhere")]) == USER_ERROR
     assert "error: there is no bundle at" in capsys.readouterr().err
-    assert main(["run", str(path), "--input", "x"]) == 2
+    assert main(["run", str(path), "--input", "x"]) == USER_ERROR
     assert "--input takes NAME=FILE.npy, got 'x'" in capsys.readouterr().err
-    assert main(["run", str(path), "--input", "x=nowhere.npy"]) == 2
+    assert main(["run", str(path), "--input", "x=nowhere.npy"]) == USER_ERROR
     assert "--input x=nowhere.npy: not an array in NumPy's format" in capsys.readouterr().err
     x, y = golden(contents)
     wrong = write_bundle(tmp_path / "wrong", replace(contents, golden=(Golden({"x": x}, {"y": -y}),))).path
-    assert main(["check", str(wrong), "--json"]) == 1
+    assert main(["check", str(wrong), "--json"]) == CHECK_FAILED
     assert json.loads(capsys.readouterr().out)["passed"] is False
 
 

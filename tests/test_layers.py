@@ -14,6 +14,7 @@ FLOORS = {
     "kernels": ["vitc.kernels"],
     "ground": [
         "vitc.errors",
+        "vitc.exit_codes",
         "vitc.ownership",
         "vitc.version",
         "vitc.files",

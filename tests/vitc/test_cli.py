@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from vitc.cli import main
+from vitc.exit_codes import CHECK_FAILED, USAGE, USER_ERROR
 
 MODEL = """
 import torch
@@ -21,9 +25,16 @@ def tiny():
 
 
 def vitc(*arguments: str, code: int = 0) -> str:
-    done = subprocess.run([sys.executable, "-m", "vitc.cli", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stderr
-    return done.stdout if code == 0 else done.stderr
+    """What the command prints: on stdout, or, where it is to end with another code than 0, on stderr."""
+    out, err, ended = io.StringIO(), io.StringIO(), 0
+    with pytest.MonkeyPatch.context() as patched, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        patched.setattr(sys, "argv", ["vitc", *arguments])
+        try:
+            main()
+        except SystemExit as end:
+            ended = int(end.code or 0)
+    assert ended == code, err.getvalue()
+    return out.getvalue() if code == 0 else err.getvalue()
 
 
 @pytest.fixture
@@ -74,17 +85,75 @@ def test_compile_then_check(model: str, tmp_path: Path) -> None:
         (("diff", "a.txt", "b.txt"), "there is no dump 'a.txt'"),
     ],
 )
-def test_user_errors_exit_with_1(arguments: tuple[str, ...], message: str) -> None:
-    assert message in vitc(*arguments, code=1)
+def test_user_errors(arguments: tuple[str, ...], message: str) -> None:
+    assert message in vitc(*arguments, code=USER_ERROR)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--target", "orinn"), "did you mean 'orin'"),
+        (("--calibration", "nowhere"), "there is no folder of images and no .npy file 'nowhere'"),
+        (("--pipeline", "tile-atention"), "did you mean 'tile-attention'"),
+        (("--max-drop", "0.1"), "pass calibration="),
+        (("--batch", "many"), "--batch takes a range as 1:64, one size as 8, or none; got 'many'"),
+        (("--evaluate", "score"), "--evaluate takes file.py:function, got 'score'"),
+        (("--evaluate", "nowhere.py:score"), "there is no file 'nowhere.py'"),
+    ],
+)
+def test_what_is_cheap_is_checked_before_a_model_is_loaded(arguments: tuple[str, ...], message: str) -> None:
+    assert message in vitc("compile", "timm:no_such_model", "-o", "out", *arguments, code=USER_ERROR)
+
+
+def test_a_function_that_is_none(tmp_path: Path) -> None:
+    (tmp_path / "score.py").write_text("score = 3\n")
+    message = vitc("compile", "timm:x", "-o", "out", "--evaluate", f"{tmp_path / 'score.py'}:score", code=USER_ERROR)
+    assert "is a int, not a function" in message
+
+
+COMMANDS = (
+    "bench", "build", "check", "compile", "diff", "doctor", "dump", "groups", "lint", "passes", "plan", "run",
+    "sensitivity", "targets",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_lists_the_options_and_a_wrong_command_line_is_one(command: str) -> None:
+    shown = vitc(command, "--help")
+    assert "--json" in shown or command in ("diff", "dump")
+    assert "--no-such-option" in vitc(command, "--no-such-option", code=USAGE) or command in (
+        "build",
+        "run",
+        "bench",
+        "check",
+    )
+
+
+@pytest.mark.parametrize("command", ["build", "run", "bench", "check"])
+def test_the_runtime_s_commands_end_with_the_same_codes(command: str, tmp_path: Path) -> None:
+    assert "nowhere" in vitc(command, str(tmp_path / "nowhere"), code=USER_ERROR)
+
+
+def test_a_damaged_bundle(model: str, tmp_path: Path) -> None:
+    import numpy as np
+
+    from vitc.bundle import read_bundle
+
+    bundle = tmp_path / "bundle"
+    vitc("compile", model, "--out", str(bundle))
+    golden = read_bundle(bundle).path / "golden" / "0" / "output_0.npy"
+    wrong = np.load(golden) * -1
+    np.save(golden, wrong)
+    assert vitc("check", str(bundle), code=USER_ERROR)  # the hash of the file is another
 
 
 def test_unknown_factory(model: str) -> None:
-    assert "unknown factory" in vitc("plan", model.replace(":tiny", ":tinny"), code=1)
+    assert "unknown factory" in vitc("plan", model.replace(":tiny", ":tinny"), code=USER_ERROR)
 
 
 def test_no_calibration_file(model: str) -> None:
     assert "there is no folder of images and no .npy file 'none.npy'" in vitc(
-        "plan", model, "--calibration", "none.npy", code=1
+        "plan", model, "--calibration", "none.npy", code=USER_ERROR
     )
 
 
@@ -103,24 +172,34 @@ def test_lint(tmp_path: Path) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]), str(tmp_path / "integers.onnx"))
-    assert vitc("lint", str(tmp_path / "integers.onnx"), code=3) == ""
-    assert "there is no ONNX file 'none.onnx'" in vitc("lint", "none.onnx", code=1)
-    assert "unknown engine 'tensorrt 9'" in vitc("lint", str(tmp_path / "clean.onnx"), "--engine", "tensorrt 9", code=1)
+    assert vitc("lint", str(tmp_path / "integers.onnx"), code=CHECK_FAILED) == ""
+    assert "there is no ONNX file 'none.onnx'" in vitc("lint", "none.onnx", code=USER_ERROR)
+    assert "unknown engine 'tensorrt 9'" in vitc(
+        "lint", str(tmp_path / "clean.onnx"), "--engine", "tensorrt 9", code=USER_ERROR
+    )
 
 
-def test_plan_prints_the_groups_that_pruning_can_cut(model: str) -> None:
-    out = vitc("plan", model, "--random-weights", "--prune")
+def test_groups_are_what_pruning_can_cut(model: str) -> None:
+    out = vitc("groups", model, "--random-weights")
     assert "mlp    blocks.0.mlp.0:mlp" in out
     assert "kept   head" in out
-    data = json.loads(vitc("plan", model, "--random-weights", "--prune", "--json"))
+    data = json.loads(vitc("groups", model, "--random-weights", "--json"))
     assert {"name": "blocks.0.attn:heads", "kind": "heads"}.items() <= data["groups"][-2].items()
     assert data["kept"] == [{"path": "head", "count": 10, "reason": "the model returns them"}]
+
+
+def test_plan_takes_what_compile_takes(model: str) -> None:
+    out = vitc("plan", model, "--prune", "0.3", "--batch", "1:4", "--quantize", "none", "--numerics", "1")
+    assert "prune{ratio=0.3}" in out
+    assert "of the largest output behind prune{ratio=0.3}" in out
 
 
 def test_compile_prunes(model: str, tmp_path: Path) -> None:
     out = vitc("compile", model, "--random-weights", "--prune", "flops=0.3", "-o", str(tmp_path / "pruned"))
     assert "prune{ratio=0.3,of=flops}" in out
-    message = vitc("compile", model, "--random-weights", "--prune", "much", "-o", str(tmp_path / "pruned"), code=1)
+    message = vitc(
+        "compile", model, "--random-weights", "--prune", "much", "-o", str(tmp_path / "pruned"), code=USER_ERROR
+    )
     assert "--prune takes 0.35, flops=0.4, latency=0.3 or a saved plan.json; got 'much'" in message
 
 
@@ -135,7 +214,7 @@ def test_sensitivity(model: str, tmp_path: Path) -> None:
     assert [row["name"] for row in found["rows"]] == ["blocks.0"]
     assert (tmp_path / "plot.svg").read_text().startswith("<svg")
     assert "by must be 'block' or 'layer', got 'node'" in vitc(
-        "sensitivity", model, "--calibration", str(images), "--by", "node", code=1
+        "sensitivity", model, "--calibration", str(images), "--by", "node", code=USER_ERROR
     )
     images.write_bytes(b"\x93NUMPY of another kind")
-    assert "is no readable .npy file" in vitc("sensitivity", model, "--calibration", str(images), code=1)
+    assert "is no readable .npy file" in vitc("sensitivity", model, "--calibration", str(images), code=USER_ERROR)

@@ -121,7 +121,7 @@ class Numerics:
     largest output magnitude, by pass text, and in `sequence` one a pass. `limit`: a pass that exceeds it is refused."""
 
     limit: float | None = None
-    deviations: dict[str, float] = field(default_factory=dict)
+    deviations: dict[str, float] = field(default_factory=dict, init=False)
     sequence: list[float] = field(default_factory=list, init=False)
     _reference: list[torch.Tensor] = field(default_factory=list, init=False)
 

@@ -71,21 +71,22 @@ def story_of_model(
     prove: bool,
 ) -> Story:
     """Compiles a model up to ONNX and tells what each pass did, up to the one that failed if one did."""
-    from vitc.compiler.choices import Choices
     from vitc.compiler.planning import make_plan
+    from vitc.compiler.request import Request
     from vitc.explorer.collect import Recorder
     from vitc.explorer.story import of_passes
-    from vitc.frontend.capture import capture
     from vitc.frontend.models import load_model
     from vitc.pipeline.instruments import Numerics
-    from vitc.targets import load
 
-    program = capture(load_model(source, not random_weights), load(target))
-    recorder, watch = Recorder([program]), Numerics()
+    recorder, watch = Recorder(), Numerics()
     instruments = (recorder, watch) if numerics else (recorder,)
+    request = Request.of(target, calibration=calibration, pipeline=pipeline, instruments=instruments)
+    model = load_model(source, not random_weights)
     try:
-        made = make_plan(program, program, calibration, Choices(pipeline=pipeline), instruments)
+        made = make_plan(model, request)
     except VitcError as error:
+        if not recorder.programs:
+            raise
         return of_passes(recorder.programs, title=source, deviations=watch.sequence, error=str(error))
     engines = {}
     if prove:

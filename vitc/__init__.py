@@ -21,6 +21,7 @@ kernels/       the attention kernel
 compiler/      the road through all of these
 bundle/        a compiled model on disk
 runtime/       the device side
+video/         from a frame to labels and boxes, on the device
 explorer/      what happened, as one HTML file
 explore        that file from a shell
 cli            the same from a shell

@@ -206,7 +206,7 @@ def _head(change: Change) -> str:
     """The pass, its counts and what it said. Measured figures are left out: processors differ in the last digit."""
     notes = [re.sub(r"\d+\.\d+(e-?\d+)?", "#", note) for note in change.entry.notes]
     notes = [re.sub(r"(ranges from \d+ images): .*", r"\1", note) for note in notes]
-    return "".join(f"{line}\n" for line in (f"{change.text}: +{change.entry.created} −{change.entry.erased}", *notes))
+    return "".join(f"{line}\n" for line in (f"{change.text}: {change.entry.counts}", *notes))
 
 
 def _page(change: Change) -> str:

@@ -18,6 +18,7 @@ FLOORS = {
         "vitc.ownership",
         "vitc.version",
         "vitc.files",
+        "vitc.terminal",
         "vitc.state_file",
         "vitc.task",
         "vitc.targets",

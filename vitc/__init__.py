@@ -32,6 +32,7 @@ task           what a model's outputs mean: labels, scores, boxes
 files/         files read with care, and saved in one step
 state_file     one file for the state of something long
 errors         everything that vitc raises on purpose
+terminal       one line for what went wrong, on whatever terminal there is
 version        the version
 
 docs/architecture.md follows a model through them; tests/test_layers.py says who may import whom.

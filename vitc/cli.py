@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vitc.errors import InputError, VitcError
-from vitc.exit_codes import CHECK_FAILED, USER_ERROR
+from vitc.errors import InputError
+from vitc.exit_codes import CHECK_FAILED
 from vitc.explore import explore
+from vitc.terminal import run_command
 
 if TYPE_CHECKING:
     from vitc.compiler.request import Request
@@ -382,6 +383,24 @@ def _function(name: str | None) -> Any:
     return function_in(name, "--evaluate")
 
 
+@app.command(context_settings=_PASSED_ON)
+def verify(context: typer.Context) -> None:
+    """Check every hash of a bundle, and with --key PUBLIC whose signature it has."""
+    _runtime("verify", context.args)
+
+
+@app.command()
+def sign(
+    bundle: Path, key: Annotated[Path, typer.Option(help="minisign's secret key, as `minisign -G` makes it")]
+) -> None:
+    """Sign a bundle: the signature goes beside it, as BUNDLE.minisig."""
+    from getpass import getpass
+
+    from vitc.bundle import sign as sign_bundle
+
+    print(sign_bundle(bundle, key, lambda: getpass(f"Password of {key}: ")))
+
+
 def _budget(text: str | None) -> Any:
     """--prune as vitc.compile takes it."""
     if text is None:
@@ -410,12 +429,8 @@ def _print(data: Any, text: str, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point: user errors become one line on stderr and exit code 1."""
-    try:
-        app()
-    except VitcError as error:
-        print(f"vitc: {error}", file=sys.stderr)
-        sys.exit(USER_ERROR)
+    """Entry point: what a user can mend becomes one line on stderr and exit code 1."""
+    sys.exit(run_command("vitc", app))
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ files      copies with a hash, in pieces
 onnx_refs  which external files an ONNX model names
 structure  the structure of the model's outputs as JSON
 read       reads it: nothing is used before all of it is checked
+signing    who made it: minisign's signatures
 build.sh   what the device runs to build its plugin and its engine
 """
 
@@ -23,6 +24,7 @@ from vitc.bundle.contents import BundleContents, Golden
 from vitc.bundle.manifest import SCHEMA
 from vitc.bundle.read import Bundle, read_bundle
 from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
+from vitc.bundle.signing import sign, verify
 from vitc.bundle.structure import leaf_names, rebuild
 from vitc.bundle.write import check_destination, write_bundle
 from vitc.task import Classification, Detection, Task
@@ -46,5 +48,7 @@ __all__ = [
     "leaf_names",
     "read_bundle",
     "rebuild",
+    "sign",
+    "verify",
     "write_bundle",
 ]

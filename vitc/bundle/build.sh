@@ -4,6 +4,7 @@
 #
 #   ./build.sh                 everything
 #   PYTHON=python3.10 ./build.sh     with another Python
+#   VITC_KEY=maker.pub ./build.sh    only if the bundle is signed with this key (minisign)
 #
 # Needs: Python with numpy, tensorrt and vitc (`pip install --no-deps vitc`: no torch is used here).
 # What it makes goes beside the bundle, into <bundle>.local/: the bundle itself is never changed.
@@ -16,6 +17,13 @@ work="$here.local"
 if ! "$python" -c "import vitc.runtime" 2>/dev/null; then
     echo "build.sh: $python can't import vitc.runtime; install it: $python -m pip install --no-deps vitc numpy" >&2
     exit 2
+fi
+
+# Nothing of the bundle is compiled before every hash of it is right; with VITC_KEY set, before it is signed with that.
+if [ -n "${VITC_KEY:-}" ]; then
+    "$python" -m vitc.runtime verify "$here" --key "$VITC_KEY"
+else
+    "$python" -m vitc.runtime verify "$here"
 fi
 
 plugin=""

@@ -6,7 +6,7 @@
 True
 >>> logits = runner(images)
 
-From a shell, where nothing else is installed: `python -m vitc.runtime {build,run,bench,check} BUNDLE`.
+From a shell, where nothing else is installed: `python -m vitc.runtime {build,run,bench,check,verify} BUNDLE`.
 
 runner           a bundle, loaded on an engine of this machine
 builder          its TensorRT engine, built once on the device

@@ -1,4 +1,4 @@
-"""`python -m vitc.runtime {build,run,bench,check} BUNDLE`: what a device needs, with nothing but argparse.
+"""`python -m vitc.runtime {build,run,bench,check,verify} BUNDLE`: what a device needs, with nothing but argparse.
 
 Exit codes, as of `vitc` (vitc/exit_codes.py): 0 done; 1 what was asked can't be done, with the reason on stderr; 2 a
 wrong command line; 3 the self-check failed.
@@ -17,28 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from vitc.bundle import read_bundle
-from vitc.errors import InputError, VitcError
-from vitc.exit_codes import CHECK_FAILED, OK, USER_ERROR
+from vitc.bundle import read_bundle, verify
+from vitc.errors import InputError
+from vitc.exit_codes import CHECK_FAILED, OK
+from vitc.files.npy import read_npy
 from vitc.lowering.cpu.engine import Array
 from vitc.runtime.bench import make_feeds
 from vitc.runtime.builder import build
 from vitc.runtime.runner import ENGINES, load
+from vitc.terminal import run_command
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python -m vitc.runtime") -> int:
     """Runs one command. `program`: what the help calls it. Returns the exit code."""
     options = _parser(program).parse_args(arguments)
-    try:
-        return int(options.command(options))
-    except VitcError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return USER_ERROR
+    return run_command("error", lambda: int(options.command(options)))
 
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="{build,run,bench,check}")
+    commands = parser.add_subparsers(required=True, metavar="{build,run,bench,check,verify}")
 
     def command(name: str, function: Any, text: str, engine: bool = True) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
@@ -70,6 +68,10 @@ def _parser(program: str) -> argparse.ArgumentParser:
     sub.add_argument("--rounds", type=int, default=50)
     sub.add_argument("--warmup", type=int, default=5)
     command("check", _check, "compare with the bundle's golden outputs")
+    sub = command("verify", _verify, "check every file's hash, and whose signature it is", engine=False)
+    sub.add_argument(
+        "--key", help="minisign's public key: a file, or the key itself; default: no signature is asked for"
+    )
     return parser
 
 
@@ -139,6 +141,15 @@ def _check(options: argparse.Namespace) -> int:
     return OK if report.passed else CHECK_FAILED
 
 
+def _verify(options: argparse.Namespace) -> int:
+    bundle = read_bundle(options.bundle)
+    comment = None if options.key is None else verify(bundle, options.key)
+    text = f"{bundle.path}: {len(bundle.manifest.files)} files, every hash right"
+    signed = "; no signature was asked for" if comment is None else f"; signed with this key: {comment}"
+    _print(options, {"files": len(bundle.manifest.files), "signature": comment}, text + signed)
+    return OK
+
+
 def _feeds(inputs: Sequence[str]) -> dict[str, Array]:
     feeds: dict[str, Array] = {}
     for text in inputs:
@@ -146,7 +157,7 @@ def _feeds(inputs: Sequence[str]) -> dict[str, Array]:
         if not separator:
             raise InputError(f"--input takes NAME=FILE.npy, got {text!r}")
         try:
-            feeds[name] = np.load(path, allow_pickle=False)
+            feeds[name] = read_npy(path)
         except (OSError, ValueError) as error:
             raise InputError(f"--input {text}: not an array in NumPy's format ({error})") from error
     return feeds

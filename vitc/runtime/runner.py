@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from vitc.bundle import Bundle, read_bundle, rebuild
+from vitc.bundle import Bundle, read_bundle, rebuild, verify
 from vitc.errors import BuildError, BundleError, MissingDependencyError, VitcError, unknown
 from vitc.lowering import cpu
 from vitc.lowering.cpu.engine import Array
@@ -99,7 +99,9 @@ class Runner:
         self.close()
 
 
-def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> Runner:
+def load(
+    path: Path | str, engine: str = "auto", threads: int | None = None, verify_key: Path | str | None = None
+) -> Runner:
     """Reads and checks the bundle at `path` and opens it on an engine.
 
     Args:
@@ -107,9 +109,10 @@ def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> 
             these three on this processor), or `auto`: TensorRT where an engine for this machine was built, else the
             CPU.
         threads: of a CPU engine; None: all cores.
+        verify_key: minisign's public key, a file or the key itself: only a bundle signed with it is loaded.
 
     Raises:
-        BundleError: not a bundle, or a damaged one.
+        BundleError: not a bundle, or a damaged one, or one that is not signed with `verify_key`.
         VitcError: an unknown engine.
         BuildError: no TensorRT engine was built for this bundle, or it is another version's.
         MissingDependencyError: the engine is not installed.
@@ -117,6 +120,8 @@ def load(path: Path | str, engine: str = "auto", threads: int | None = None) -> 
     if engine not in ENGINES:
         raise VitcError(unknown("engine", engine, ENGINES))
     bundle = read_bundle(path)
+    if verify_key is not None:
+        verify(bundle, verify_key)
     if engine == "tensorrt":
         return Runner(bundle, load_built(bundle), "asked for")
     if engine != "auto":

@@ -37,6 +37,8 @@ class OpenVinoEngine:
             self._compiled: Any = core.compile_model(network, "CPU", config)
         except RuntimeError as error:
             raise BuildError(f"OpenVINO {self.version} could not load the model: {error}") from error
+        # An input that the graph does not use is gone from it, and is not fed.
+        self._fed = frozenset(name for port in self._compiled.inputs for name in port.names)
         self.inputs = model.inputs
         self.outputs = model.outputs
         self._idle: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -45,7 +47,8 @@ class OpenVinoEngine:
         with self._request() as request:
             # share_inputs: the arrays outlive this call, so they need not be copied in. The results must be
             # copied out, before another call writes over them.
-            results = request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+            used = {name: array for name, array in feeds.items() if name in self._fed}
+            results = request.infer(used, share_inputs=True, share_outputs=True)
             return {port.name: np.array(results[i]) for i, port in enumerate(self.outputs)}
 
     @contextmanager

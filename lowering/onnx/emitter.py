@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,16 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch.fx import GraphModule, Node
+from torch.fx.node import map_arg
 
 from vitc.errors import LoweringError
 from vitc.graph.nodes import constant, is_tensor, module_path, val, where
 from vitc.graph.printer import op_name
+from vitc.lowering.onnx.arguments import Handler, Refused
+from vitc.lowering.onnx.decompose import decomposition
 
 OPSET = 20
+_REMEDY = "Replace it in the model, or add a handler with vitc.lowering.onnx.emitter.emits"
 
 ONNX_TYPES = {
     torch.float32: TensorProto.FLOAT,
@@ -25,24 +29,38 @@ ONNX_TYPES = {
     torch.float64: TensorProto.DOUBLE,
     torch.int8: TensorProto.INT8,
     torch.uint8: TensorProto.UINT8,
+    torch.int16: TensorProto.INT16,
     torch.int32: TensorProto.INT32,
     torch.int64: TensorProto.INT64,
     torch.bool: TensorProto.BOOL,
 }
 
-Handler = Callable[["Emitter", Node], Any]
 _handlers: dict[Any, Handler] = {}
 
 
-def emits(*targets: Any) -> Callable[[Handler], Handler]:
-    """Registers the handler of some operators. It returns the result's name, or a tuple of names."""
+def emits(
+    *targets: Any, settled: Iterable[str] = (), whole: bool = False
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers the handler of some operators: `handler(emitter, node, x, dim, …)`, whose parameters are the arguments
+    it reads (vitc.lowering.onnx.arguments). It returns the result's name, or a tuple of names. `settled`: arguments
+    that need no reading, as the result's dtype and shape show what they do. `whole`: the handler takes the node alone,
+    and reads its arguments by a record of its own."""
 
-    def register(handler: Handler) -> Handler:
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
         for target in targets:
-            _handlers[target] = handler
-        return handler
+            _handlers[target] = Handler(function, frozenset(settled), whole)
+        return function
 
     return register
+
+
+def onnx_type(dtype: torch.dtype, node: Node) -> int:
+    """ONNX's number of a dtype. Raises LoweringError for one that ONNX or its engines have not."""
+    if dtype not in ONNX_TYPES:
+        raise LoweringError(
+            f"{where(node)} has dtype {dtype}, which no engine takes; convert the model first, with model.float()"
+        )
+    return ONNX_TYPES[dtype]
 
 
 def supported_ops() -> list[str]:
@@ -66,15 +84,65 @@ class Emitter:
     # --- driving ---------------------------------------------------------------------------------------------------
 
     def emit(self, node: Node) -> None:
-        """One call_function node. Raises LoweringError, with the node and the user's module, if nothing handles it."""
+        """One call_function node, or what torch decomposes it into. Raises LoweringError, with the node and the user's
+        module, if nothing handles it."""
+        self._node = node
+        before = len(self.nodes)
+        try:
+            self.names[node] = self._handled(node)
+        except Refused as refusal:
+            del self.nodes[before:]  # what it had begun; initializers that nobody reads are dropped at the end
+            self._decompose(node, refusal)
+
+    def _handled(self, node: Node) -> Any:
         handler = _handlers.get(node.target)
         if handler is None:
-            raise LoweringError(
-                f"{where(node)} has no ONNX form in vitc. Replace it in the model, or add a handler with "
-                "vitc.lowering.onnx.emitter.emits"
-            )
+            raise Refused(f"{where(node)} has no ONNX form in vitc")
+        arguments = handler.arguments(node)
+        if arguments is None:
+            return handler.function(self, node, *node.args)
+        return handler.function(self, node, **arguments)
+
+    def _decompose(self, node: Node, refusal: Refused) -> None:
+        """Emits torch's decomposition of a node. What in it depends on no operand is computed here."""
+        found = decomposition(node, frozenset(_handlers) - {node.target})
+        if found is None:
+            raise LoweringError(f"{refusal}, and torch no decomposition. {_REMEDY}") from None
+        module, inputs = found
+        values: dict[Node, Any] = {}
+        operands = iter(inputs)
+        for inner in module.graph.nodes:
+            if inner.op == "placeholder":
+                operand = next(operands)
+                self.names[inner] = self.value(operand) if is_tensor(operand) else self.names[operand]
+            elif inner.op == "get_attr":
+                values[inner] = getattr(module, str(inner.target))
+            elif inner.op == "call_function" and _is_constant(inner, values):
+                values[inner] = _computed(inner, values)
+            elif inner.op == "call_function":
+                for operand in inner.all_input_nodes:
+                    if operand in values and operand not in self.names:
+                        self.names[operand] = self._stored(values[operand])
+                self._emit_inner(inner, refusal)
+        output = next(n for n in module.graph.nodes if n.op == "output")
+        for result in output.all_input_nodes:
+            if result in values:
+                self.names[result] = self._stored(values[result])
         self._node = node
-        self.names[node] = handler(self, node)
+        self.names[node] = map_arg(output.args[0], self.names.__getitem__)
+
+    def _emit_inner(self, inner: Node, refusal: Refused) -> None:
+        try:
+            self.emit(inner)
+        except LoweringError:
+            raise LoweringError(
+                f"{refusal}, nor has {op_name(inner)}, which torch decomposes it into. {_REMEDY}"
+            ) from None
+
+    def _stored(self, value: Any) -> Any:
+        if isinstance(value, torch.Tensor):
+            return self.const(value.numpy())
+        return tuple(map(self._stored, value)) if isinstance(value, (tuple, list)) else self.ints([int(value)])
 
     # --- values ----------------------------------------------------------------------------------------------------
 
@@ -89,14 +157,17 @@ class Emitter:
             raise LoweringError(f"{where(self.node)} uses all {len(name)} results of {operand.name} as one tensor")
         return name
 
+    def cast(self, name: str, dtype: torch.dtype) -> str:
+        return self.op("Cast", [name], to=onnx_type(dtype, self.node))
+
     def operand(self, operand: Any, dtype: torch.dtype) -> str:
         """A tensor (cast to `dtype` if it has another) or a literal number as a scalar of `dtype`."""
         if not isinstance(operand, Node):
             return self.const(np.asarray(operand), dtype)
         if not is_tensor(operand):  # a symbolic size
-            return self.op("Cast", [self.op("Squeeze", [self.names[operand], self.ints([0])])], to=ONNX_TYPES[dtype])
+            return self.cast(self.op("Squeeze", [self.names[operand], self.ints([0])]), dtype)
         name = self.value(operand)
-        return name if val(operand).dtype == dtype else self.op("Cast", [name], to=ONNX_TYPES[dtype])
+        return name if val(operand).dtype == dtype else self.cast(name, dtype)
 
     def size(self, size: Any) -> int | str:
         """A size: an int, or the name of a 1-element INT64 tensor for a symbolic one."""
@@ -170,17 +241,22 @@ class Emitter:
         return candidate
 
 
+def _is_constant(node: Node, values: Mapping[Node, Any]) -> bool:
+    return all(n in values for n in node.all_input_nodes) and not node.is_impure()
+
+
+def _computed(node: Node, values: Mapping[Node, Any]) -> Any:
+    args, kwargs = map_arg((node.args, dict(node.kwargs)), values.__getitem__)
+    with torch.no_grad():
+        return node.target(*args, **kwargs)  # type: ignore[operator]
+
+
 @emits(operator.getitem)
-def _getitem(e: Emitter, node: Node) -> Any:
-    source, index = node.args
-    return e.names[source][index]  # type: ignore[index]
+def _getitem(e: Emitter, node: Node, source: Node, index: int) -> Any:
+    found = e.names[source][index]
+    if found is None:
+        raise LoweringError(f"{where(node)} uses a result of {op_name(source)} that has no ONNX form in vitc")
+    return found
 
 
-def literal(node: Node, index: int, name: str, default: Any) -> Any:
-    """Argument `index` or keyword `name` of a node."""
-    if len(node.args) > index:
-        return node.args[index]
-    return node.kwargs.get(name, default)
-
-
-__all__ = ["ONNX_TYPES", "OPSET", "Emitter", "emits", "literal", "op_name", "supported_ops"]
+__all__ = ["ONNX_TYPES", "OPSET", "Emitter", "emits", "onnx_type", "op_name", "supported_ops"]

@@ -15,7 +15,16 @@ from torch.fx import Node
 from vitc.errors import LoweringError
 from vitc.graph.nodes import constant, is_constant, is_tensor, shape_of, val
 from vitc.graph.program import Program
-from vitc.lowering.onnx import ops_math, ops_nn, ops_shape, ops_vitc  # noqa: F401  they register their handlers
+from vitc.lowering.onnx import (  # noqa: F401  they register their handlers
+    ops_create,
+    ops_elementwise,
+    ops_index,
+    ops_nn,
+    ops_pool,
+    ops_reduce,
+    ops_shape,
+    ops_vitc,
+)
 from vitc.lowering.onnx.emitter import ONNX_TYPES, OPSET, Emitter
 from vitc.lowering.onnx.functions import functions_of
 
@@ -74,12 +83,13 @@ def lower(program: Program, name: str = "vitc") -> OnnxModel:
             emitter.emit(node)
         elif node.op == "output":
             outputs = _outputs(emitter, node)
+    read = {name for node in emitter.nodes for name in node.input}
     graph = helper.make_graph(
         emitter.nodes,
         name,
         [_info(s) for s in inputs],
         [_info(s) for s in outputs],
-        list(emitter.initializers.values()),
+        [i for i in emitter.initializers.values() if i.name in read],
     )
     proto = helper.make_model(
         graph,

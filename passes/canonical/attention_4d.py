@@ -1,7 +1,7 @@
-"""attention-4d: every attention gets operands [B, H, N, D].
+"""attention-4d: every attention gets operands [B, H, N, D], with as many heads in k and v as in q.
 
-Models also spell it with rank 3, heads merged into the batch (timm's SAM) or a single head, and with rank 5, windows
-beside the batch (Twins, Hiera).
+Models also spell it with rank 3, heads merged into the batch (timm's SAM) or a single head, with rank 5, windows
+beside the batch (Twins, Hiera), and with fewer heads in k and v (grouped queries, arXiv 2305.13245).
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch.fx import Node
 from vitc.graph import Rewriter, shape_of
 from vitc.graph.nodes import same_shape, sole_user, where
 from vitc.graph.program import Program
+from vitc.graph.sdpa import SdpaCall
 from vitc.pipeline import Pass, register_pass
 
 aten = torch.ops.aten
@@ -28,6 +29,7 @@ class Attention4d(Pass):
 
     Rank 3: heads come back out of the batch where the model splits them right after; elsewhere there is one head.
     Rank 5: the first two dimensions become one batch.
+    Grouped heads of k and v are repeated for each of their queries.
     """
 
     name = "attention-4d"
@@ -36,13 +38,36 @@ class Attention4d(Pass):
     def run(self, program: Program) -> Program:
         rewriter = Rewriter(program.module, self.name)
         for node in list(program.graph.nodes):
-            if node.target is not sdpa or len(shape_of(node)) == 4:
+            if node.target is not sdpa:
+                continue
+            node = _ungrouped(rewriter, node)
+            if len(shape_of(node)) == 4:
                 continue
             reason = _rewrite(rewriter, node)
             if reason:
                 program = program.note(f"{where(node)} keeps rank {len(shape_of(node))}: {reason}")
         rewriter.finish()
         return program
+
+
+def _ungrouped(rewriter: Rewriter, node: Node) -> Node:
+    """The attention with heads of k and v repeated, where they are fewer than q's."""
+    call = SdpaCall.of(node)
+    if not call.grouped:
+        return node
+    with rewriter.at(node):
+        repeated = [_with_heads(rewriter, t, shape_of(call.q)[-3]) for t in (call.k, call.v)]
+        kwargs = {name: value for name, value in node.kwargs.items() if name != "enable_gqa"}
+        new = rewriter.call(sdpa, call.q, *repeated, *node.args[3:], **kwargs)
+    rewriter.replace(node, new)
+    return new
+
+
+def _with_heads(rewriter: Rewriter, operand: Node, heads: int) -> Node:
+    own = shape_of(operand)[-3]
+    if own == heads:
+        return operand
+    return rewriter.call(aten.repeat_interleave.self_int, operand, heads // own, len(shape_of(operand)) - 3)
 
 
 def _rewrite(rewriter: Rewriter, node: Node) -> str | None:

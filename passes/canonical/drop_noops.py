@@ -1,6 +1,7 @@
 """drop-noops: what changes nothing in inference goes.
 
-Views become reshapes at the same time: the copies that made a view's strides legal are among what goes.
+Views become reshapes at the same time: the copies that made a view's strides legal are among what goes. A sum with a
+factor, which torch.add and torch.sub have, is written out, so that no later pass need look for one.
 """
 
 from __future__ import annotations
@@ -42,11 +43,28 @@ class DropNoops(Pass):
         for node in list(program.graph.nodes):
             if node.target in (aten.view.default, aten._unsafe_view.default):
                 rewriter.edit(node, target=aten.reshape.default)
+            node = _without_alpha(rewriter, node)
             if not _is_noop(node):
                 continue
             rewriter.replace(node, node.args[0])
         rewriter.finish()
         return program
+
+
+def _without_alpha(rewriter: Rewriter, node: Node) -> Node:
+    if node.target not in (aten.add.Tensor, aten.sub.Tensor) or node.kwargs.get("alpha", 1) == 1:
+        return node
+    x, other = node.args[:2]
+    alpha = node.kwargs["alpha"]
+    with rewriter.at(node):
+        if isinstance(other, Node) and val(other).dtype == torch.bool:
+            return node  # a product of a boolean with a number is none: the lowering does both at once
+        scaled = rewriter.call(aten.mul.Tensor, other, alpha) if isinstance(other, Node) else other * alpha  # type: ignore[operator]
+        new = rewriter.call(node.target, x, scaled)
+        if val(new).dtype != val(node).dtype:
+            return node
+    rewriter.replace(node, new)
+    return new
 
 
 def _is_noop(node: Node) -> bool:

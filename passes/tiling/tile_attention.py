@@ -13,14 +13,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch.fx import Node
+from torch.fx import GraphModule, Node
 
-from vitc.graph import Rewriter, shape_of
+from vitc.errors import PassError
+from vitc.graph import Rewriter, constant, shape_of
 from vitc.graph.attention_call import AttentionCall
 from vitc.graph.movement import ancestry, descendants, example_shape, indices, replay
-from vitc.graph.nodes import where
+from vitc.graph.nodes import is_constant, where
 from vitc.graph.ops import split_heads
 from vitc.graph.program import Program
+from vitc.graph.sdpa import SdpaCall
 from vitc.kernels.tiles import choose_tile
 from vitc.pipeline import Pass, register_pass
 
@@ -28,6 +30,12 @@ if TYPE_CHECKING:
     from vitc.targets import Target
 
 aten = torch.ops.aten
+
+#: What gives finite numbers for finite operands, whatever stands before it.
+_FINITE = {
+    aten.linear.default, aten.matmul.default, aten.bmm.default, aten.conv2d.default, aten.layer_norm.default,
+    aten.softmax.int, aten.sigmoid.default, aten.tanh.default, aten.embedding.default,
+}  # fmt: skip
 
 
 @register_pass
@@ -52,12 +60,12 @@ class TileAttention(Pass):
         for node in list(program.graph.nodes):
             if node.target is not aten.scaled_dot_product_attention.default:
                 continue
-            reason = _unsupported(node)
+            reason = _unsupported(program.module, node)
             if reason:
                 program = program.note(f"{where(node)} stays decomposed: {reason}")
                 _decompose(rewriter, node)
                 continue
-            layout = self._tile(rewriter, node, program.target, program.example_inputs[0].shape[0])
+            layout = self._tile(rewriter, node, program.target, _images(program))
             layouts[layout] = layouts.get(layout, 0) + 1
         rewriter.finish()
         found = ", ".join(f"{n} {layout}" for layout, n in sorted(layouts.items())) or "no attention"
@@ -67,7 +75,7 @@ class TileAttention(Pass):
         q, k, v, bias, scale = _operands(node)
         heads, head_dim = shape_of(q)[1], shape_of(q)[3]
         layout, inputs = _layout(q, k, v)
-        blocks = heads * example_shape(q)[0] // images
+        blocks = max(1, heads * example_shape(q)[0] // images)
         tile_q, tile_k = choose_tiles(target, example_shape(q)[2], example_shape(k)[2], head_dim, blocks)
         tile_q, tile_k = self.tile_q or tile_q, self.tile_k or tile_k
         with rewriter.at(node):
@@ -85,6 +93,11 @@ class TileAttention(Pass):
             split = rewriter.call(aten.unflatten.int, new, -1, [heads, head_dim])
             rewriter.replace(node, rewriter.call(aten.transpose.int, split, 1, 2))
         return layout
+
+
+def _images(program: Program) -> int:
+    """The example's batch size; 1 if no input has one."""
+    return next((int(t.shape[0]) for t in program.example_inputs if t.ndim), 1)
 
 
 def _three_dims(rewriter: Rewriter, source: Node, tokens: int) -> Node:
@@ -116,20 +129,20 @@ def _ceil(n: int, quantum: int) -> int:
 
 
 def _operands(node: Node) -> tuple[Node, Node, Node, Node | None, float]:
-    q, k, v = node.args[:3]
-    bias = node.args[3] if len(node.args) > 3 else node.kwargs.get("attn_mask")
+    call = SdpaCall.of(node)
+    if call.causal or call.grouped or call.dropout:
+        raise PassError(
+            f"{where(node)} is causal, grouped or drops out; 'attention-4d' and 'simplify-mask' write the first two "
+            "out, and dropout has no place in inference"
+        )
+    bias = call.mask
     if isinstance(bias, Node) and bias.target is aten.repeat.default and list(bias.args[1])[1:] == [1, 1, 1]:  # type: ignore[arg-type]
         bias = bias.args[0]  # windows: the operator takes row b % Wb itself
-    scale = node.kwargs.get("scale")
-    if scale is None:
-        scale = float(shape_of(q)[-1]) ** -0.5  # type: ignore[arg-type]
-    return q, k, v, bias, float(scale)  # type: ignore[return-value, arg-type]
+    return call.q, call.k, call.v, bias, call.factor()
 
 
-def _unsupported(node: Node) -> str | None:
+def _unsupported(module: GraphModule, node: Node) -> str | None:
     q, k, v, bias, _ = _operands(node)
-    if node.kwargs.get("is_causal") or (len(node.args) > 5 and node.args[5]):
-        return "causal attention has no ViT use"
     if len(shape_of(q)) != 4:
         return f"q has rank {len(shape_of(q))}, not 4"
     if shape_of(q)[1] != shape_of(k)[1] or shape_of(q)[-1] != shape_of(v)[-1] or shape_of(q)[0] != shape_of(k)[0]:
@@ -141,7 +154,36 @@ def _unsupported(node: Node) -> str | None:
         return "a dynamic dimension other than the batch"
     if bias is not None and not _bias_fits(bias, q, k):
         return f"a bias of shape {list(shape_of(bias))}"
+    if bias is not None and may_hide_all_keys(module, bias):
+        return "a mask that may leave a query without a key, for which torch gives 0"
     return None
+
+
+def may_hide_all_keys(module: GraphModule, bias: Node) -> bool:
+    """Whether a row of the bias may be −∞ throughout: known of a constant; of what is computed, −∞ must come from a
+    logarithm, a choice, an input or a constant that has it."""
+    if is_constant(bias):
+        return bool(constant(module, bias).isneginf().all(-1).any())
+    seen, queue = {bias}, [bias]
+    while queue:
+        node = queue.pop()
+        if node.target in _FINITE:
+            continue
+        if node.op == "placeholder" or str(node.target).startswith("aten.log"):
+            return True
+        if is_constant(node) and bool(torch.isinf(constant(module, node)).any()):
+            return True
+        if any(isinstance(a, float) and math.isinf(a) for a in node.args):
+            return True
+        new = [n for n in node.all_input_nodes if n not in seen and _is_float(n)]
+        seen.update(new)
+        queue += new
+    return False
+
+
+def _is_float(node: Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
 def _bias_fits(bias: Node, q: Node, k: Node) -> bool:
@@ -199,8 +241,9 @@ def _merged_heads(node: Node) -> Node | None:
 
 
 def _decompose(rewriter: Rewriter, node: Node) -> None:
-    """softmax(q·kᵀ·scale + bias)·v in plain ATen."""
+    """softmax(q·kᵀ·scale + bias)·v in plain ATen; with a mask a query that sees no key gets 0, as in torch."""
     q, k, v, bias, scale = _operands(node)
+    softmax = aten.softmax.int if bias is None else aten._safe_softmax.default
     with rewriter.at(node):
         scores = rewriter.call(aten.matmul.default, q, rewriter.call(aten.transpose.int, k, -2, -1))
         scores = rewriter.call(aten.mul.Tensor, scores, scale)
@@ -209,5 +252,5 @@ def _decompose(rewriter: Rewriter, node: Node) -> None:
                 zero = rewriter.call(aten.zeros_like.default, scores)
                 bias = rewriter.call(aten.where.ScalarOther, bias, zero, float("-inf"))
             scores = rewriter.call(aten.add.Tensor, scores, bias)
-        weights = rewriter.call(aten.softmax.int, scores, -1)
+        weights = rewriter.call(softmax, scores, -1)
         rewriter.replace(node, rewriter.call(aten.matmul.default, weights, v))

@@ -80,6 +80,7 @@ class Emitter:
         self.signatures: dict[Any, str] = {}  # signature of an attention → overload of its function
         self._taken: set[str] = set()
         self._node: Node | None = None
+        self._decomposed: Node | None = None  # the graph's node, while what torch makes of it is emitted
 
     # --- driving ---------------------------------------------------------------------------------------------------
 
@@ -109,6 +110,9 @@ class Emitter:
         if found is None:
             raise LoweringError(f"{refusal}, and torch no decomposition. {_REMEDY}") from None
         module, inputs = found
+        outermost = self._decomposed is None
+        if outermost:
+            self._decomposed = node
         values: dict[Node, Any] = {}
         operands = iter(inputs)
         for inner in module.graph.nodes:
@@ -129,6 +133,8 @@ class Emitter:
             if result in values:
                 self.names[result] = self._stored(values[result])
         self._node = node
+        if outermost:
+            self._decomposed = None
         self.names[node] = map_arg(output.args[0], self.names.__getitem__)
 
     def _emit_inner(self, inner: Node, refusal: Refused) -> None:
@@ -202,7 +208,7 @@ class Emitter:
         results = [f"{name}_out{i}" if outputs > 1 else f"{name}_out" for i in range(outputs)]
         proto = helper.make_node(op_type, list(inputs), results, name=name, domain=domain, **attributes)
         self.nodes.append(proto)
-        self.origins[name] = self.node.name
+        self.origins[name] = (self._decomposed or self.node).name
         return results
 
     def initializer(self, name: str, tensor: torch.Tensor) -> str:

@@ -133,7 +133,7 @@ def _arithmetic(e: Emitter, op: str, operands: list[Any], dtype: torch.dtype) ->
        aten.div.Tensor, aten.div.Scalar, aten.maximum.default, aten.minimum.default)  # fmt: skip
 def _binary(e: Emitter, node: Node, x: Any, other: Any, alpha: Any = 1) -> str:
     dtype = val(node).dtype
-    op, of_booleans = _BINARY_OVERLOADS[node.target]  # type: ignore[index]
+    op, of_booleans = _BINARY_OVERLOADS[node.target]
     if dtype == torch.bool:
         return e.op(of_booleans, [e.operand(x, dtype), e.operand(other if alpha else False, dtype)])
     if alpha != 1:
@@ -222,7 +222,7 @@ def _compare(e: Emitter, node: Node, x: Any, other: Any) -> str:
     a, b = (val(side) if isinstance(side, Node) and "val" in side.meta else side for side in (x, other))
     dtype = torch.result_type(a, b)
     dtype = torch.int32 if dtype in _NARROW else dtype
-    op = _COMPARE_OVERLOADS[node.target]  # type: ignore[index]
+    op = _COMPARE_OVERLOADS[node.target]
     if op == "Equal" and isinstance(other, float) and math.isinf(other) and dtype.is_floating_point:
         result = _is_infinite(e, e.operand(x, dtype), 1 if other > 0 else -1, dtype)
     else:
@@ -241,7 +241,7 @@ _LOGIC = {
 @emits(*_LOGIC)
 def _logic(e: Emitter, node: Node, x: Any, other: Any) -> str:
     dtype = val(node).dtype
-    op = _LOGIC[node.target] if dtype == torch.bool else f"Bitwise{_LOGIC[node.target]}"  # type: ignore[index]
+    op = _LOGIC[node.target] if dtype == torch.bool else f"Bitwise{_LOGIC[node.target]}"
     return e.op(op, [e.operand(x, dtype), e.operand(other, dtype)])
 
 

@@ -29,8 +29,8 @@ def _transposed_weight(e: Emitter, weight: Any) -> str:
         return e.initializer(f"{weight.target}", constant(e.module, weight).T)
     if weight.target is ops.dequantize.default and is_constant(weight.args[0]):
         data, scale, axis = weight.args
-        stored = e.initializer(f"{data.target}", constant(e.module, data).T)  # type: ignore[union-attr, arg-type]
-        per_channel = {"axis": 1 - int(axis)} if val(scale).ndim else {}  # type: ignore[arg-type]
+        stored = e.initializer(f"{data.target}", constant(e.module, data).T)
+        per_channel = {"axis": 1 - int(axis)} if val(scale).ndim else {}
         return e.op("DequantizeLinear", [stored, e.value(scale)], **per_channel)  # type: ignore[arg-type]
     return e.op("Transpose", [e.value(weight)], perm=[1, 0])
 

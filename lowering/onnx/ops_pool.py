@@ -160,7 +160,7 @@ _PLAIN = (aten.upsample_bilinear2d, aten.upsample_bicubic2d, aten.upsample_neare
 @emits(*_RESIZE_OVERLOADS)
 def _resize(e: Emitter, node: Node, x: Any, output_size: Any, align_corners: bool = False, scale_factors: Any = None,
             scales: Any = None, scales_d: Any = None, scales_h: Any = None, scales_w: Any = None) -> str:  # fmt: skip
-    packet, mode = _RESIZE_OVERLOADS[node.target]  # type: ignore[index]
+    packet, mode = _RESIZE_OVERLOADS[node.target]
     rank = len(shape_of(x)) - 2
     single = {1: [scales], 2: [scales_h, scales_w], 3: [scales_d, scales_h, scales_w]}[rank]
     factors = list(scale_factors) if scale_factors is not None else single

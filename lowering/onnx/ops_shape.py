@@ -18,10 +18,10 @@ aten, prims = torch.ops.aten, torch.ops.prims
 @emits(aten.view.default, aten.reshape.default, aten._unsafe_view.default)
 def _reshape(e: Emitter, node: Node, x: Any, size: Any = None, shape: Any = None) -> str:
     sizes = list(size if shape is None else shape)
-    return e.op("Reshape", [e.value(x), _reshape_shape(e, x, sizes)], **_allow_zero(node, sizes))
+    return e.op("Reshape", [e.value(x), _reshape_shape(e, x, sizes)], **_allow_zero(node))
 
 
-def _allow_zero(node: Node, sizes: list[Any]) -> dict[str, int]:
+def _allow_zero(node: Node) -> dict[str, Any]:
     """A written size of 0 means none, not a copy of the operand's."""
     return {"allowzero": 1} if any(isinstance(s, int) and s == 0 for s in shape_of(node)) else {}
 
@@ -49,7 +49,7 @@ def _reshaped(e: Emitter, node: Node, name: str) -> str:
     sizes = [d if isinstance(d, int) else -1 for d in dims]
     if sizes.count(-1) > 1 or (-1 in sizes and 0 in sizes):
         raise Refused(f"{where(node)} leaves more than one dynamic dimension {list(dims)}")
-    return e.op("Reshape", [name, e.ints(sizes)], **_allow_zero(node, sizes))
+    return e.op("Reshape", [name, e.ints(sizes)], **_allow_zero(node))
 
 
 @emits(aten.unflatten.int)
@@ -203,7 +203,7 @@ _PAD_MODES = {
 def _pad(e: Emitter, node: Node, x: Any, pad: Any = None, mode: str = "constant", value: Any = None,
          padding: Any = None) -> str:  # fmt: skip
     """What is cut off (pads below 0) goes first, as a slice."""
-    mode = _PAD_MODES.get(node.target, mode)  # type: ignore[arg-type]
+    mode = _PAD_MODES.get(node.target, mode)  # type: ignore[call-overload]
     pairs = list(padding if pad is None else pad)
     rank, dtype = len(shape_of(node)), val(node).dtype
     if not all(isinstance(p, int) for p in pairs):

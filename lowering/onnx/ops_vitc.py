@@ -19,7 +19,7 @@ ops = torch.ops.vitc
 @emits(ops.quantize.default)
 def _quantize(e: Emitter, node: Node, x: Any, scale: Any, axis: int) -> str:
     zero = e.const(0, torch.int8)
-    per_channel = {"axis": int(axis)} if val(scale).ndim else {}
+    per_channel: dict[str, Any] = {"axis": int(axis)} if val(scale).ndim else {}
     if per_channel:
         zero = e.initializer(f"zeros_{val(scale).numel()}_int8", torch.zeros(val(scale).numel(), dtype=torch.int8))
     return e.op("QuantizeLinear", [e.value(x), e.value(scale), zero], **per_channel)
@@ -29,7 +29,7 @@ def _quantize(e: Emitter, node: Node, x: Any, scale: Any, axis: int) -> str:
 def _dequantize(e: Emitter, node: Node, x: Any, scale: Any, axis: int) -> str:
     if all(user.target is torch.ops.aten.linear.default and user.args[1] is node for user in node.users):
         return ""  # a linear's weight: the linear emits it, transposed
-    per_channel = {"axis": int(axis)} if val(scale).ndim else {}
+    per_channel: dict[str, Any] = {"axis": int(axis)} if val(scale).ndim else {}
     return e.op("DequantizeLinear", [e.value(x), e.value(scale)], **per_channel)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch.fx import Node
 
 from vitc.graph import Rewriter
-from vitc.graph.nodes import is_tensor, same_shape, shape_of, val
+from vitc.graph.nodes import is_tensor, operand, same_shape, shape_of, val
 from vitc.graph.program import Program
 from vitc.pipeline import Pass, register_pass
 
@@ -46,7 +46,7 @@ class DropNoops(Pass):
             node = _without_alpha(rewriter, node)
             if not _is_noop(node):
                 continue
-            rewriter.replace(node, node.args[0])
+            rewriter.replace(node, operand(node))
         rewriter.finish()
         return program
 

@@ -19,7 +19,7 @@ from vitc.errors import PassError
 from vitc.graph import Rewriter, constant, shape_of
 from vitc.graph.attention_call import AttentionCall
 from vitc.graph.movement import ancestry, descendants, example_shape, indices, replay
-from vitc.graph.nodes import is_constant, where
+from vitc.graph.nodes import is_constant, operand, where
 from vitc.graph.ops import split_heads
 from vitc.graph.program import Program
 from vitc.graph.sdpa import SdpaCall
@@ -137,7 +137,7 @@ def _operands(node: Node) -> tuple[Node, Node, Node, Node | None, float]:
         )
     bias = call.mask
     if isinstance(bias, Node) and bias.target is aten.repeat.default and list(bias.args[1])[1:] == [1, 1, 1]:  # type: ignore[arg-type]
-        bias = bias.args[0]  # windows: the operator takes row b % Wb itself
+        bias = operand(bias)  # windows: the operator takes row b % Wb itself
     return call.q, call.k, call.v, bias, call.factor()
 
 

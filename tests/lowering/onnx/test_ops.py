@@ -369,6 +369,9 @@ ELSEWHERE = {
     own.attention.default, own.attention_int8.default,
     aten.reshape.default, aten.flatten.using_ints, aten.unflatten.int, prims.trunc.default, prims.iota.default,
     prims.convert_element_type.default, prims.broadcast_in_dim.default, operator.mod,
+    aten.contiguous.default, aten.lift_fresh_copy.default, aten.to.dtype,
+    aten.bitwise_and.Scalar, aten.bitwise_or.Scalar, aten.__or__.Scalar, aten.__xor__.Scalar,
+    *(t for t in emitter._handlers if "upsample" in str(t) and str(t).endswith("default")),  # the .vec forms have cases
 }  # fmt: skip
 #: Handlers that only refuse.
 REFUSING = {aten.scaled_dot_product_attention.default}

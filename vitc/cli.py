@@ -334,6 +334,27 @@ def check(context: typer.Context) -> None:
     _runtime("check", context.args)
 
 
+@app.command(context_settings=_PASSED_ON)
+def verify(context: typer.Context) -> None:
+    """Check every hash of a bundle, and with --key PUBLIC whose signature it has."""
+    _runtime("verify", context.args)
+
+
+@app.command()
+def sign(
+    bundle: Path,
+    key: Annotated[Path, typer.Option(help="minisign's secret key, as `minisign -G` makes it")],
+    as_json: AsJson = False,
+) -> None:
+    """Sign a bundle: the signature goes beside it, as BUNDLE.minisig."""
+    from getpass import getpass
+
+    from vitc.bundle import sign as sign_bundle
+
+    place = sign_bundle(bundle, key, lambda: getpass(f"Password of {key}: "))
+    _print({"signature": str(place)}, str(place), as_json)
+
+
 def _model(name: str, random_weights: bool) -> Any:
     from vitc.frontend.models import load_model
 
@@ -381,24 +402,6 @@ def _function(name: str | None) -> Any:
     from vitc.frontend.models import function_in
 
     return function_in(name, "--evaluate")
-
-
-@app.command(context_settings=_PASSED_ON)
-def verify(context: typer.Context) -> None:
-    """Check every hash of a bundle, and with --key PUBLIC whose signature it has."""
-    _runtime("verify", context.args)
-
-
-@app.command()
-def sign(
-    bundle: Path, key: Annotated[Path, typer.Option(help="minisign's secret key, as `minisign -G` makes it")]
-) -> None:
-    """Sign a bundle: the signature goes beside it, as BUNDLE.minisig."""
-    from getpass import getpass
-
-    from vitc.bundle import sign as sign_bundle
-
-    print(sign_bundle(bundle, key, lambda: getpass(f"Password of {key}: ")))
 
 
 def _budget(text: str | None) -> Any:

@@ -113,7 +113,7 @@ def test_a_function_that_is_none(tmp_path: Path) -> None:
 
 COMMANDS = (
     "bench", "build", "check", "compile", "diff", "doctor", "dump", "groups", "lint", "passes", "plan", "run",
-    "sensitivity", "targets",
+    "sensitivity", "sign", "targets", "verify",
 )  # fmt: skip
 
 
@@ -126,12 +126,26 @@ def test_help_lists_the_options_and_a_wrong_command_line_is_one(command: str) ->
         "run",
         "bench",
         "check",
+        "verify",
     )
 
 
-@pytest.mark.parametrize("command", ["build", "run", "bench", "check"])
+@pytest.mark.parametrize("command", ["build", "run", "bench", "check", "verify"])
 def test_the_runtime_s_commands_end_with_the_same_codes(command: str, tmp_path: Path) -> None:
     assert "nowhere" in vitc(command, str(tmp_path / "nowhere"), code=USER_ERROR)
+
+
+def test_a_bundle_is_signed_and_verified(model: str, tmp_path: Path) -> None:
+    minisign = pytest.importorskip("minisign")
+    pair = minisign.KeyPair.generate()
+    (tmp_path / "key").write_bytes(bytes(pair.secret_key))
+    (tmp_path / "key.pub").write_bytes(bytes(pair.public_key))
+    vitc("compile", model, "--out", str(tmp_path / "bundle"))
+    public = ("--key", str(tmp_path / "key.pub"))
+    assert "is not signed" in vitc("verify", str(tmp_path / "bundle"), *public, code=USER_ERROR)
+    assert "no signature was asked for" in vitc("verify", str(tmp_path / "bundle"))
+    assert "bundle.minisig" in vitc("sign", str(tmp_path / "bundle"), "--key", str(tmp_path / "key"))
+    assert "signed with this key: vitc " in vitc("verify", str(tmp_path / "bundle"), *public)
 
 
 def test_a_damaged_bundle(model: str, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """What INT8 costs attention, without a GPU: the tables of docs/kernel.md and decision 0020.
 
     python benchmarks/attention_accuracy.py
+    python benchmarks/attention_accuracy.py --activations acts.npz
 
 1. How P should be rounded: the relative L1 error when only P is rounded, against FP64. `sharp` multiplies q, so that
    the softmax is peaked; `mean` shifts V by a vector of that size, as trained networks' values are.
@@ -12,9 +13,12 @@
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import datetime
 import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -127,22 +131,42 @@ def trained() -> list[Array]:
     return [x.double().numpy().reshape(64, 17, 3, 2, 32) for x in layers]
 
 
-def main() -> None:
+def activations(path: Path) -> Iterator[tuple[str, Array]]:
+    """Name and [B, N, 3, H, D] of each array of the file."""
+    with np.load(path) as file:
+        heads = int(file["num_heads"])
+        for name in file.files:
+            if name != "num_heads":
+                qkv = file[name].astype(np.float64)
+                yield name, qkv.reshape(*qkv.shape[:2], 3, heads, -1)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--activations", type=Path, help="an .npz of a trained ViT's fused QKV outputs")
+    options = parser.parse_args(arguments)
     print(f"NumPy {np.__version__}, {datetime.date.today()}\n")
-    print("| sharp | mean of V | tokens | " + " | ".join(WAYS) + " |")
-    print("|---" * (3 + len(WAYS)) + "|")
-    for sharp, mean, tokens in itertools.product((1, 3), (0, 1), (197, 1025)):
-        cells = [f"{error(tokens, sharp, mean, *way):.4f}" for way in WAYS.values()]
-        print(f"| {sharp} | {mean} | {tokens} | " + " | ".join(cells) + " |")
+    if options.activations is None:
+        print("| sharp | mean of V | tokens | " + " | ".join(WAYS) + " |")
+        print("|---" * (3 + len(WAYS)) + "|")
+        for sharp, mean, tokens in itertools.product((1, 3), (0, 1), (197, 1025)):
+            cells = [f"{error(tokens, sharp, mean, *way):.4f}" for way in WAYS.values()]
+            print(f"| {sharp} | {mean} | {tokens} | " + " | ".join(cells) + " |")
     print("\n| data | scales | variant | cosine | relative L1 | worst head | the kernel's own |")
     print("|---|---|---|---|---|---|---|")
+    if options.activations is not None:
+        print_variants(activations(options.activations))
+        return
     for tokens, dim in ((197, 64), (577, 64), (257, 80)):
         for line in variants(gaussian(tokens, dim)):
             print(f"| Gaussian, {tokens} × {dim} | tensor | {line.cells()} |")
-    for block, real in enumerate(trained()):
-        for by_head in (False, True):
-            for line in variants(real, by_head):
-                print(f"| digits ViT, block {block} | {'head' if by_head else 'tensor'} | {line.cells()} |")
+    print_variants((f"digits ViT, block {block}", real) for block, real in enumerate(trained()))
+
+
+def print_variants(layers: Iterator[tuple[str, Array]]) -> None:
+    for (name, real), by_head in itertools.product(layers, (False, True)):
+        for line in variants(real, by_head):
+            print(f"| {name} | {'head' if by_head else 'tensor'} | {line.cells()} |")
 
 
 if __name__ == "__main__":

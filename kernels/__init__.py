@@ -12,6 +12,7 @@ python_plugin    the same plugin as a Python class
 toolkit          where the CUDA toolkit's programs are
 build            compiles the kernel to cubins, and checks what the compiler made of it
 sass             reads the machine code of a cubin
+mix              the table of what variants cost, from their machine code
 launch           loads a cubin and starts it from Python
 travel           what of all this goes into a bundle
 harness/         runs the CUDA source on the CPU, on a played machine that watches it

@@ -22,7 +22,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vitc.errors import BuildError, InputError, MissingDependencyError, unknown
-from vitc.kernels.sass import disassemble, opcodes, parse, tile_cost
+from vitc.kernels.mix import Mixed, table
+from vitc.kernels.sass import disassemble, loop_costs, opcodes, parse
 from vitc.kernels.tiles import DEFAULT_TILE, SM_LIMITS, TILES, blocks_per_sm
 from vitc.kernels.toolkit import SYSTEM_TOOLKIT, find_tool
 from vitc.kernels.variants import HEAD_DIMS, Variant
@@ -182,6 +183,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="put the cubins into this folder")
     options = parser.parse_args(arguments)
     for arch in options.arch or SM_LIMITS:
+        mixed: list[Mixed] = []
         for variant in all_variants(options.head_dim or HEAD_DIMS):
             if options.default_tile and variant.tile != DEFAULT_TILE:
                 continue
@@ -192,7 +194,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 check_sass(cubin)
             print(cubin.row(), flush=True)
             if options.mix and not variant.has_bias:
-                print(f"        {tile_cost(disassemble(cubin.path)).row()}", flush=True)
+                costs = loop_costs(disassemble(cubin.path))
+                mixed.append(Mixed(variant, cubin.registers, cubin.blocks_per_sm, costs))
+        if options.mix:
+            print(f"\n{arch}\n\n{table(mixed)}\n")
     return 0
 
 

@@ -18,7 +18,9 @@ from vitc.kernels.reference import (
     INT8_MAX,
     INT8_MIN,
     LOG2_E,
+    MAGIC,
     P_MAX,
+    STEEP,
     Array,
     check_inputs,
     full_bias,
@@ -35,8 +37,10 @@ HALF_RELATIVE, HALF_SUBNORMAL = 2.0**-11, 2.0**-25
 """The error of rounding to FP16: relative, and absolute below its smallest normal number."""
 NEGLIGIBLE = 2.0**-100
 """Where a key's share of its row vanishes in every rounding of the kernel."""
-PV_INT8_STEP = 0.5 / P_MAX
-"""Rounding P to 1/255 of the tile's maximum."""
+PV_INT8_STEP = (0.5 + 2.0**-4) / P_MAX
+"""Rounding P to FP16 (half a unit in the last place of 128 to 255) and to 1/255 of the tile's maximum."""
+LARGEST_SHARE = 128
+"""The largest exponent of a share or a decay beyond which the weight vanishes, or the row is measured anew."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,19 +67,22 @@ def bound(fields: AttentionFields, inputs: Sequence[Array]) -> Array:
     pv_int8 = fields.int8_in and fields.pv == "int8"
 
     # Every term of both sums goes through at most: exp2 twice a tile (its own, and each later decay), a product and a
-    # sum a tile, and the additions inside a tile. Integer tiles add exactly; the tensor core's FP32 sums may truncate.
-    inside_a_tile = 0.0 if pv_int8 else 2 * U * keys
+    # sum a tile, and the additions inside a tile, which in the tensor core's FP32 may truncate. P in INT8: three exp2
+    # beside its own (a share, and two decays: after a third it would vanish), a sum a tile and integers inside.
+    passed = (3 * EX2 + (tiles + 4) * U) if pv_int8 else tiles * (2 * EX2 + 4 * U) + 2 * U * keys
     # A weight below NEGLIGIBLE is computed below 2 * NEGLIGIBLE, whatever the factor: its error needs no ratio.
     negligible = weights < NEGLIGIBLE
     exponent_error = np.where(negligible, 0.0, reals.exponent_error)
-    relative = np.expm1(math.log(2) * exponent_error) + EX2 + tiles * (2 * EX2 + 4 * U) + inside_a_tile
+    relative = np.expm1(math.log(2) * exponent_error) + EX2 + passed
     weights = np.where(negligible, 2 * NEGLIGIBLE, weights)
     if pv_int8:
         # P's rounding enters numerator and denominator alike, so only v's distance from the mean counts.
-        rounding = PV_INT8_STEP * _tile_peaks(weights, fields.tile_k) * (1 + relative)
+        lost = _lost_bits(fields)
+        rounding = PV_INT8_STEP * 2**lost * _tile_peaks(weights, fields.tile_k) * (1 + relative)
         spread = _weighted_distance(rounding, reals.v, reals.exact)
         best_key = np.take_along_axis(relative, weights.argmax(-1)[..., None], -1)[..., 0]
-        smallest_total = np.maximum((weights * (1 - relative) - rounding).sum(-1), 1 - best_key)
+        least_of_best = 1 - best_key - PV_INT8_STEP * 2 ** lost[..., 0]
+        smallest_total = np.maximum((weights * (1 - relative) - rounding).sum(-1), least_of_best)
     else:
         # The denominator sums P before it is rounded to FP16.
         rounding = weights * HALF_RELATIVE + HALF_SUBNORMAL
@@ -83,6 +90,10 @@ def bound(fields: AttentionFields, inputs: Sequence[Array]) -> Array:
         smallest_total = (weights * (1 - relative)).sum(-1)
     drift = (weights * relative) @ np.abs(reals.v) + (weights * relative).sum(-1)[..., None] * np.abs(reals.exact)
     error = (spread + drift) / smallest_total[..., None] + 4 * U * np.abs(reals.exact)
+    if pv_int8:
+        # Sums carry MAGIC times the shares until the end: each is rounded as a number of up to 4/3 MAGIC times the
+        # shares so far, the shares' own sum as MAGIC times them; and every tile has a key with the largest P.
+        error = error + (tiles + 4) * U * (4 / 3 + 1) * float(MAGIC) / ((P_MAX - 1) * 2.0**-lost)
 
     factor = out_factor(fields).reshape(-1, 1, 1)
     if fields.int8_out:
@@ -99,6 +110,8 @@ def _reals(fields: AttentionFields, inputs: Sequence[Array]) -> Reals:
     # The factor is rounded, the product is rounded, and so is the difference from the maximum.
     distance = np.abs(exponents - exponents.max(-1, keepdims=True))
     error = 3 * U * distance + 8 * U
+    if fields.int8_in and fields.pv == "int8":
+        error = error + 3 * LARGEST_SHARE * U
     if not fields.int8_in:
         magnitude = np.abs(q) @ np.abs(k).swapaxes(-1, -2) * factor
         error = error + 2 * 2 * U * (q.shape[-1] + 1) * magnitude.max(-1, keepdims=True)
@@ -109,6 +122,13 @@ def _reals(fields: AttentionFields, inputs: Sequence[Array]) -> Reals:
     weights = np.exp2(exponents - exponents.max(-1, keepdims=True))
     mean = (weights @ v) / weights.sum(-1, keepdims=True)
     return Reals(exponents, error, v, mean)
+
+
+def _lost_bits(fields: AttentionFields) -> Array:
+    """How far below 255 a tile's largest P may be, in bits: the origin is rounded down. [H or 1, 1, 1]."""
+    factor = real_logit_factor(fields).reshape(-1, 1, 1)
+    lost = np.where(factor > STEEP, 0.0, 2 * U * (2**24 * factor + 8))
+    return np.zeros_like(lost) if fields.has_bias else lost
 
 
 def _largest(x: Array) -> Array:

@@ -5,19 +5,30 @@ INT8 path with `pv="int8"` is equal to it bit for bit (up to the GPU's ex2.appro
 Q.K runs in FP16 the order of the FP32 sums is the tensor core's own, and docs/kernel.md derives how far apart two
 orders can be.
 
-One row of queries, one tile of keys after the other (online softmax, Milakov & Gimelshein, arXiv 1805.02867):
+One row of queries, one tile of keys after the other (online softmax, Milakov & Gimelshein, arXiv 1805.02867), with
+`pv="fp16"`:
 
-    s = q.k                        exact integer (INT8), or an FP32 sum (FP16)
-    m = max(s) over the tile       M = max(M, m) over the tiles so far
-    p = round(255 * 2^(f*(s - m)))     `pv="int8"`: unsigned 8 bit, against the tile's own maximum
-    p = half(2^(f*(s - M)))            `pv="fp16"`: against the running maximum
-    o = o * 2^(f*(M_before - M)) + (p.v) * 2^(f*(m - M))
-    l = l * 2^(f*(M_before - M)) + sum(p) * 2^(f*(m - M))
+    s = q.k                            exact integer (INT8), or an FP32 sum (FP16)
+    M = max(M, max(s))                 over the tiles so far
+    p = half(2^(f*(s - M)))
+    o = o * 2^(f*(M_before - M)) + p.v
+    l = l * 2^(f*(M_before - M)) + sum(p)
     out = round(o * (out_factor / l))
 
-P is unsigned because it is never negative: 255 steps rather than 127, and the tensor core multiplies u8 by s8 at the
-same rate. It is scaled to the tile's own maximum, so a tile far below the row's maximum keeps its 8 bits too. `l`
-sums the *rounded* P, so the weights add up to one and a constant V comes back unchanged.
+With `pv="int8"` P is unsigned, 8 bits, and against the tile's own maximum; what is summed is measured from one tile of
+the row, its first (`origin`), whatever the maximum does later:
+
+    m = max(s) over the tile
+    c = down(log2(255) - f*m)          rounded down, so that no p exceeds 255; p and the tile's share have the same c
+    p = round(half(2^(f*s + c)))
+    share = 2^(c_origin - c)
+    o = o + (p.v) * share
+    l = l + sum(p) * share
+
+Only where a share would exceed 2^64 is the row measured from that tile on. P is unsigned because it is never negative:
+255 steps rather than 127, and the tensor core multiplies u8 by s8 at the same rate. It is scaled to the tile's own
+maximum, so a tile far below the row's maximum keeps its 8 bits too. `l` sums the *rounded* P, so the weights add up to
+one and a constant V comes back unchanged. See docs/decisions/0025-one-origin-a-row.md.
 """
 
 from __future__ import annotations
@@ -39,6 +50,11 @@ P_MAX = 255
 """P's largest integer: the row's best key of each tile has it."""
 LOG2_E = math.log2(math.e)
 LOG2_P_MAX = F32(math.log2(P_MAX))
+MAGIC = F32(1.5 * 2**23)
+"""What integers below 2^22 are added to: the sum is an FP32 number whose bits are theirs. `kMagic` of the kernel."""
+STEEP = F32(2.0**-6)
+"""Factors above this take the difference of scores first; below, rounding `c` costs P at most 2^-5 of a bit."""
+REBASE_AT = F32(64.0)
 SMALLEST_NORMAL = float(np.finfo(F32).tiny)
 INT8_MIN, INT8_MAX = -128, 127
 
@@ -154,17 +170,44 @@ def full_bias(bias: Array, batch: int, heads: int) -> Array:
 
 
 def _softmax_pv_int8(fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, Array]:
-    """Σ p·v and Σ p, both relative to the row's maximum, with P as unsigned 8-bit integers."""
+    """Σ p·v and Σ p, with P as unsigned 8-bit integers."""
     state = _Rows(fields, q, bias)
+    steep = state.factor > STEEP if bias is None else np.ones((1, 1, 1), bool)
+    slope = np.where(steep, F32(1), state.factor)
+    start = np.where(steep, F32(0), LOG2_P_MAX)
+    with np.errstate(over="ignore"):
+        limit = np.where(steep, REBASE_AT / state.factor, REBASE_AT)
+    origin = np.full_like(state.total, np.finfo(F32).max)
+    shares = np.zeros_like(state.total)
     for keys in state.tiles(k.shape[2]):
         scores = state.scores(q, k, bias, keys)
-        peak, decay, share = state.advance(scores)
-        exponent = fma(scores - peak, state.factor, LOG2_P_MAX)
-        p = np.rint(exp2(exponent)).astype(np.float64)
-        state.total = fma(F32(p.sum(-1, keepdims=True)), share, state.total * decay)  # type: ignore[arg-type]
+        if bias is None:
+            scores = scores + MAGIC  # as the tensor core leaves them
+        own = fma(-scores.max(-1, keepdims=True), slope, start, down=True)
+        rise = origin - own
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = np.where(steep, rise * state.factor, rise)
+            scores = np.where(steep, scores + own, scores)
+        far = rise > limit
+        decay = exp2(np.where(far, -scaled, F32(0)))
+        state.total, state.weighted, shares = (x * decay for x in (state.total, state.weighted, shares))
+        origin = np.where(far, own, origin)
+        share = exp2(np.where(far, F32(0), scaled))
+        p = _rounded(exp2(fma(scores, state.factor, np.where(steep, LOG2_P_MAX, own))))
+        state.total = fma(F32(p.sum(-1, keepdims=True)), share, state.total)
+        shares = shares + share
         product = (p @ v[:, :, keys].astype(np.float64)).astype(F32)  # exact: below 2^22
-        state.weighted = fma(product, share, state.weighted * decay)
-    return state.weighted, state.total
+        state.weighted = fma(product + MAGIC, share, state.weighted)
+    return fma(-MAGIC, shares, state.weighted), state.total
+
+
+def _rounded(p: Array) -> Array:
+    """To integers by way of FP16, where 1024 + p has none but whole numbers. FP64, as NumPy multiplies those fast.
+
+    NaN, in a tile whose keys are all masked, counts for nothing: its share is 0.
+    """
+    half = p.astype(np.float16) + np.float16(1024)
+    return np.nan_to_num(half.astype(np.float64) - 1024)
 
 
 def _softmax_pv_fp16(fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, Array]:
@@ -172,7 +215,7 @@ def _softmax_pv_fp16(fields: AttentionFields, q: Array, k: Array, v: Array, bias
     state = _Rows(fields, q, bias)
     for keys in state.tiles(k.shape[2]):
         scores = state.scores(q, k, bias, keys)
-        _, decay, _ = state.advance(scores)
+        decay = state.advance(scores)
         p = exp2((scores - _finite(state.peak)) * state.factor)
         state.total = state.total * decay + p.sum(-1, keepdims=True, dtype=F32)
         half = p.astype(np.float16).astype(F32)
@@ -203,14 +246,12 @@ class _Rows:
             return dots
         return fma(dots, self.logit_factor, bias[..., keys] * F32(LOG2_E))
 
-    def advance(self, scores: Array) -> tuple[Array, Array, Array]:
-        """Takes a tile's maxima in; gives the tile's own maximum and the weights of what was and of what comes."""
-        tile_peak = scores.max(-1, keepdims=True)
-        peak = np.maximum(self.peak, tile_peak)
+    def advance(self, scores: Array) -> Array:
+        """Takes a tile's maxima in; gives the weight of what was."""
+        peak = np.maximum(self.peak, scores.max(-1, keepdims=True))
         decay = exp2((self.peak - _finite(peak)) * self.factor)
-        share = exp2((tile_peak - _finite(peak)) * self.factor)
         self.peak = peak
-        return _finite(tile_peak), decay, share
+        return decay
 
 
 def _finite(peak: Array) -> Array:
@@ -234,8 +275,8 @@ def exp2(x: Array) -> Array:
     return np.where(y < SMALLEST_NORMAL, 0.0, y).astype(F32)
 
 
-def fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
-    """a*b + c in FP32 with one rounding.
+def fma(a: Array | np.float32, b: Array | np.float32, c: Array | np.float32, *, down: bool = False) -> Array:
+    """a*b + c in FP32 with one rounding: to the nearest, or `down`.
 
     The product of two FP32 numbers is exact in FP64. The sum is rounded to odd there, after which rounding to FP32 is
     correct (Boldo & Melquiond, "Emulation of a FMA and correctly rounded sums", 2008).
@@ -248,4 +289,6 @@ def fma(a: Array, b: Array | np.float32, c: Array | np.float32) -> Array:
         error = (product - (total - virtual)) + (addend - virtual)
     inexact_even = np.isfinite(total) & (error != 0) & ((total.view(np.int64) & 1) == 0)
     towards = np.where(error > 0, np.inf, -np.inf)
-    return np.where(inexact_even, np.nextafter(total, towards), total).astype(F32)
+    odd = np.where(inexact_even, np.nextafter(total, towards), total)
+    nearest = odd.astype(F32)
+    return np.where(nearest > odd, np.nextafter(nearest, F32(-np.inf)), nearest) if down else nearest

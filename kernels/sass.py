@@ -21,14 +21,23 @@ from vitc.kernels.toolkit import find_tool
 INSTRUCTION = re.compile(r"/\*[0-9a-f]{4,}\*/\s+(?P<predicate>@!?U?P\w+\s+)?(?P<name>[A-Z][A-Z0-9_.]*)(?P<rest>.*)")
 LABEL = re.compile(r"(?P<label>\.L_x_\d+):")
 TARGET = re.compile(r"\((?P<label>\.L_x_\d+)\)")
-MASK = "FSEL"
-"""What the masking of keys is made of: a block of it runs in the last tile only."""
-MASK_AT_LEAST = 8
+RARELY = {"FSEL": "mask", "FMUL": "rescale", "FADD": "steep"}
+"""What a stretch of code that few tiles pass is made of: masks, sums scaled to another maximum, and the exact
+difference of scores that steep factors ask for (cuda/attention.cuh)."""
+RARELY_AT_LEAST = 8
 MMA_CYCLES = {"IMMA.16832": 8, "IMMA.16816": 4, "HMMA.16816": 8, "HMMA.1688": 4}
 """Of one scheduler's tensor core on sm_86 and sm_87: 512 INT8 or 256 FP16 multiply-adds a cycle, from the device's peak
 (docs/targets.md). sm_75 multiplies in other shapes, sm_80 and sm_90 twice as fast."""
 EXPONENTIAL_CYCLES = 8
 """Of one MUFU for 32 threads: 4 lanes a scheduler (CUDA C++ Programming Guide, "Arithmetic instructions")."""
+
+
+INTEGER_CYCLES = 2
+INTEGER = frozenset(
+    ("FMNMX", "IMNMX", "FSETP", "ISETP", "FSEL", "SEL", "PRMT", "LOP3", "IADD3", "LEA", "SHF", "F2FP", "VOTE", "PLOP3")
+)
+"""What the pipe for integers, comparisons and conversions takes: 16 lanes a scheduler (the same table). MOV and IMAD
+may go elsewhere."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +71,10 @@ class TileCost:
     @property
     def exponential_cycles(self) -> int:
         return EXPONENTIAL_CYCLES * self.instructions.get("MUFU.EX2", 0)
+
+    @property
+    def integer_cycles(self) -> int:
+        return INTEGER_CYCLES * sum(count for name, count in self.instructions.items() if name.split(".")[0] in INTEGER)
 
     def row(self) -> str:
         """One line: the three limits, and the share of the tensor core's rate that they leave."""
@@ -109,23 +122,69 @@ def opcodes(code: Sequence[Instruction]) -> dict[str, int]:
     return found
 
 
-def tile_cost(sass: str) -> TileCost:
-    """What a full tile of keys costs a warp of a variant without a bias. Raises `BuildError` where no loop multiplies.
+@dataclasses.dataclass(frozen=True)
+class LoopCosts:
+    """What the ways through the loop over the keys cost a warp of a variant without a bias."""
 
-    The loop holds two ways through it, for a full tile and for a last one of few keys, parted by a branch that is
-    always taken; the way with the more products is the full tile's.
+    full: TileCost
+    """A whole tile, while the next one is brought."""
+    rescaled: TileCost
+    """The same where a row's sums are scaled to another maximum: an INT8 tile after the first that is far above it, and
+    the first; in FP16 every tile."""
+    last: TileCost
+    """A last tile of which more than half is keys."""
+    tail: TileCost
+    """A last tile with at most 32 keys."""
+
+    def attention(self, keys: int, key_rows: int) -> TileCost:
+        """All tiles of `keys` keys; the first rescales."""
+        whole, left = divmod(keys - 1, key_rows)
+        last = self.tail if left + 1 <= 32 < key_rows else self.last
+        tiles = [last] if whole == 0 else [self.rescaled, *[self.full] * (whole - 1), last]
+        total: dict[str, int] = {}
+        for tile in tiles:
+            for name, count in tile.instructions.items():
+                total[name] = total.get(name, 0) + count
+        return TileCost(total)
+
+
+def tile_cost(sass: str) -> TileCost:
+    """What a full tile of keys costs a warp. Raises `BuildError` where no loop multiplies."""
+    return loop_costs(sass).full
+
+
+def loop_costs(sass: str) -> LoopCosts:
+    """The ways through the loop over the keys. Raises `BuildError` where no loop multiplies.
+
+    A full tile's way is the one that multiplies most and brings most, with the fewest instructions; a last tile's is
+    one that masks and brings nothing.
     """
-    code = parse(sass)
-    loop = max(_loops(code), key=_products, default=[])
-    if not _products(loop):
+    on: dict[_Way, TileCost] = {}
+    out: dict[_Way, TileCost] = {}
+    for loop in _loops(parse(sass)):
+        _follow(loop, on, out)
+    if not any(way.products for way in on):
         raise BuildError("the SASS has no loop with tensor-core products: it is no attention kernel's")
-    ways: list[list[Instruction]] = [[]]
-    for instruction in loop:
-        ways[-1].append(instruction)
-        if instruction.name == "BRA" and not instruction.predicated:
-            ways.append([])
-    full = max(ways, key=_products)
-    return TileCost(opcodes([i for block in _blocks(full) if not _masks(block) for i in block]))
+    products, copies = max((way.products, way.copies) for way in on)
+    fewest = min(way.products for way in out if way.products)
+    full = _cheapest(on, products, copies)
+    assert full is not None  # `on` has it
+    return LoopCosts(
+        full=full,
+        rescaled=_cheapest(on, products, copies, "rescale") or full,
+        last=_cheapest(out, products, 0, "mask") or full,
+        tail=_cheapest(out, fewest, 0, "mask") or full,
+    )
+
+
+def _cheapest(ways: Mapping[_Way, TileCost], products: int, copies: int, kind: str | None = None) -> TileCost | None:
+    """The fewest instructions of the ways that multiply and bring so much, and pass code of that kind."""
+    fitting = [
+        cost
+        for way, cost in ways.items()
+        if (way.products, way.copies) == (products, copies) and (kind is None or kind in way.rarely)
+    ]
+    return min(fitting, key=lambda cost: cost.issued, default=None)
 
 
 def _products(code: Sequence[Instruction]) -> int:
@@ -137,17 +196,68 @@ def _loops(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:
     return [code[at[i.target] : n + 1] for n, i in enumerate(code) if i.target in at and at[i.target] < n]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Way:
+    """What tells one way through the loop from another."""
+
+    products: int = 0
+    copies: int = 0
+    rarely: frozenset[str] = frozenset()
+
+
+def _follow(loop: Sequence[Instruction], on: dict[_Way, TileCost], out: dict[_Way, TileCost]) -> None:
+    """Adds the cheapest way of each kind from the loop's first instruction: `on` to the next turn, and `out` of it."""
+    blocks = _blocks(loop)
+    at = {block[0].label: n for n, block in enumerate(blocks) if block[0].label is not None}
+    reached: list[dict[_Way, TileCost]] = [{} for _ in blocks]
+    reached[0][_Way()] = TileCost({})
+    for n, block in enumerate(blocks):
+        jump, falls = _leaves(block[-1])
+        followers = [at.get(jump, len(blocks))] if jump is not None else []
+        followers += [n + 1] if falls else []
+        for way, cost in reached[n].items():
+            beyond, paid = _beyond(way, block), _plus(cost, block)
+            for follower in followers:
+                if 0 < follower <= n:
+                    continue  # an inner loop
+                target = on if follower == 0 else out if follower >= len(blocks) else reached[follower]
+                if beyond not in target or paid.issued < target[beyond].issued:
+                    target[beyond] = paid
+
+
+def _leaves(last: Instruction) -> tuple[str | None, bool]:
+    """Where a block may jump to, and whether it may also go on with the next. BRA.DIV is for warps that have parted."""
+    if last.name in ("BRA", "CALL.REL.NOINC"):
+        return last.target, last.predicated
+    return ("the end", last.predicated) if last.name == "EXIT" else (None, True)
+
+
+def _beyond(way: _Way, block: Sequence[Instruction]) -> _Way:
+    copies = sum(i.name.split(".")[0] in ("LDGSTS", "LDG", "STS") for i in block)
+    return _Way(way.products + _products(block), way.copies + copies, way.rarely | _rarely(block))
+
+
+def _plus(cost: TileCost, block: Sequence[Instruction]) -> TileCost:
+    total = dict(cost.instructions)
+    for name, count in opcodes(block).items():
+        total[name] = total.get(name, 0) + count
+    return TileCost(total)
+
+
+def _rarely(block: Sequence[Instruction]) -> frozenset[str]:
+    if _products(block) or sum(i.name == "MUFU.EX2" for i in block) >= RARELY_AT_LEAST:
+        return frozenset()
+    names = [i.name for i in block]
+    return frozenset(kind for name, kind in RARELY.items() if names.count(name) >= RARELY_AT_LEAST)
+
+
 def _blocks(code: Sequence[Instruction]) -> list[list[Instruction]]:
     """Parted where a branch leaves or a label enters."""
     blocks: list[list[Instruction]] = [[]]
     for instruction in code:
-        if instruction.label is not None:
+        if instruction.label is not None and blocks[-1]:
             blocks.append([])
         blocks[-1].append(instruction)
-        if instruction.name == "BRA":
+        if instruction.name in ("BRA", "EXIT", "CALL.REL.NOINC"):
             blocks.append([])
-    return blocks
-
-
-def _masks(block: Sequence[Instruction]) -> bool:
-    return sum(i.name == MASK for i in block) >= MASK_AT_LEAST
+    return [block for block in blocks if block]

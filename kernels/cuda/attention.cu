@@ -8,7 +8,7 @@ using Variant = AttentionConfig<VITC_HEAD_DIM, Element::VITC_INPUT, Element::VIT
 
 }  // namespace vitc
 
-extern "C" VITC_KERNEL(vitc::Variant::kThreads, vitc::Variant::kBlocksPerSm) vitc_attention(
+extern "C" VITC_KERNEL(vitc::Variant::kThreads, vitc::kBlocks<vitc::Variant>) vitc_attention(
     VITC_PARAMETER vitc::AttentionParams const params) {
     vitc::AttentionBlock<vitc::Variant> block(params);
     block.run();

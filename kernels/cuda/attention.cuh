@@ -6,7 +6,10 @@
 // reference.py is the same arithmetic in NumPy, docs/kernel.md the reasons.
 #pragma once
 
+#include <type_traits>
+
 #include "config.h"
+#include "tiles.cuh"
 #include "params.h"
 #include "shared_tile.cuh"
 
@@ -20,6 +23,11 @@ constexpr float kMagic = 12582912.0f;
 constexpr float kLog2ProbabilityMax = 7.99435343685886f;  // log2(255): P's largest integer
 constexpr float kLog2EFloat = 1.44269504f;
 constexpr float kNegativeInfinity = -__builtin_huge_valf();
+constexpr float kNoOrigin = FLT_MAX;      // of a row that has seen no key: the first tile's maximum rises above it
+constexpr float kRebaseAt = 64.0f;        // powers of two that a tile's share may reach before the row is measured anew
+constexpr float kSteep = 0.015625f;       // a factor above this, and the origin's rounding would cost P of its 8 bits
+constexpr uint32_t kHalfMagic = 0x64006400u;  // 1024 twice: what kMagic is to FP16
+constexpr uint32_t kOnes = 0x01010101u;
 
 // Integer sums start at kMagicBits and so end as floats; FP16 sums start at zero.
 template <Element kInput>
@@ -37,6 +45,42 @@ struct Sums<Element::kHalf> {
     static VITC_DEVICE float score(float sum) { return sum; }
 };
 
+// How scores become exponents of 2 where P is INT8. A tile's origin is c = down(start - slope * maximum), and P's exponent
+// factor * score + c. With a steep factor rounding c would cost P of its 8 bits: there c is minus the maximum itself, which
+// the scores are first added to (exactly), and P's exponent factor * score + log2(255). With a bias the scores are
+// exponents already: a factor of 1, and steep.
+template <bool kHasBias>
+struct SoftmaxFactors {
+    float factor_ = 1.0f, slope_ = 1.0f, start_ = 0.0f, limit_ = kRebaseAt;
+    bool steep_ = true;
+
+    VITC_DEVICE void set(float factor) {
+        factor_ = hidden_constant(factor, 0);
+        steep_ = any_lane(factor_ > kSteep);
+        slope_ = hidden_constant(steep_ ? 1.0f : factor_, 1);
+        start_ = hidden_constant(steep_ ? 0.0f : kLog2ProbabilityMax, 2);
+        limit_ = hidden_constant(steep_ ? kRebaseAt / factor_ : kRebaseAt, 3);
+    }
+    VITC_DEVICE bool steep() const { return steep_; }
+    VITC_DEVICE float factor() const { return factor_; }
+    VITC_DEVICE float slope() const { return slope_; }
+    VITC_DEVICE float start() const { return start_; }
+    VITC_DEVICE float limit() const { return limit_; }  // of a rise, before the row is measured anew
+};
+template <>
+struct SoftmaxFactors<true> {
+    VITC_DEVICE void set(float) {}
+    static constexpr VITC_DEVICE bool steep() { return true; }
+    static constexpr VITC_DEVICE float factor() { return 1.0f; }
+    static constexpr VITC_DEVICE float slope() { return 1.0f; }
+    static constexpr VITC_DEVICE float start() { return 0.0f; }
+    static constexpr VITC_DEVICE float limit() { return kRebaseAt; }
+};
+
+// Whether a tile of keys to be brought is known to be whole.
+using Whole = std::true_type;
+using Any = std::false_type;
+
 template <typename Config>
 struct AttentionBlock {
     static constexpr Element kInput = Config::kInput;
@@ -53,14 +97,18 @@ struct AttentionBlock {
     using Rows = SharedTile<Config::kRowBytes>;
     using OutRows = SharedTile<Config::kOutRowBytes>;
     using Sum = typename Sums<kInput>::Type;
+    template <int kTileRows>
+    using Tiles = RowTiles<kTileRows, Config::kRowBytes, Config::kValidRowBytes, Config::kThreads>;
+    using Pairs = ValuePairs<Config::kKeyRows, Config::kRowBytes, Config::kValidRowBytes, Config::kThreads>;
 
     static_assert(!kHalfStep || kIntegerScores, "FP16 rows are padded to whole steps of 32 bytes");
 
     // Each thread holds, of every group of 16 query rows, two rows (lane / 4 and that + 8), and of every 8 columns two
     // (2 * (lane % 4) and the next): element e of an accumulator is row e / 2, column e % 2.
     struct RowState {
-        float peak[kWarpTiles][2];
-        float total[kWarpTiles][2];  // of the thread's own columns; summed over the four threads of a row at the end
+        float peak[kWarpTiles][2];    // P in FP16: the row's maximum so far. P in INT8: the origin it is measured from
+        float total[kWarpTiles][2];   // P in FP16: of the thread's own columns; summed over a row's threads at the end
+        float shares[kWarpTiles][2];  // P in INT8: the sum of all tiles' shares
     };
 
     AttentionParams const& p;
@@ -71,7 +119,8 @@ struct AttentionBlock {
     float scores[kWarpTiles][kKeyTiles][4];
     float weighted[kWarpTiles][kDimGroups][2][4];
     RowState state;
-    int magic[4];        // kMagicBits four times: what an INT8 product of P.V starts from
+    int magic[4];        // kMagicBits four times: what an INT8 product starts from
+    SoftmaxFactors<kHasBias> factors;
     int scale_head = 0;  // whose scales are ours: this head's, or 0 where all heads share them
 
     explicit VITC_DEVICE AttentionBlock(AttentionParams const& params)
@@ -80,22 +129,25 @@ struct AttentionBlock {
           warp_row(thread_index() / 32 * (16 * kWarpTiles)),
           shared(shared_base()) {}
 
-    VITC_DEVICE uint32_t keys_at(int stage) const {
-        return shared + Config::kQueryBytes + static_cast<uint32_t>(stage) * Config::kStageBytes;
-    }
-    VITC_DEVICE uint32_t values_at(int stage) const { return keys_at(stage) + Config::kKeyBytes; }
+    // `stage` is 0 or kStageBytes.
+    VITC_DEVICE uint32_t keys_at(uint32_t stage) const { return shared + Config::kQueryBytes + stage; }
+    VITC_DEVICE uint32_t values_at(uint32_t stage) const { return keys_at(stage) + Config::kKeyBytes; }
 
     VITC_DEVICE void reset() {
         VITC_UNROLL
         for (int i = 0; i < 4; ++i) {
             magic[i] = hidden_constant(kMagicBits, i);
         }
+        if constexpr (kIntegerPv) {
+            factors.set(p.logit_factors[scale_head]);
+        }
         VITC_UNROLL
         for (int t = 0; t < kWarpTiles; ++t) {
             VITC_UNROLL
             for (int half = 0; half < 2; ++half) {
-                state.peak[t][half] = kNegativeInfinity;
+                state.peak[t][half] = kIntegerPv ? kNoOrigin : kNegativeInfinity;
                 state.total[t][half] = 0.0f;
+                state.shares[t][half] = 0.0f;
             }
             VITC_UNROLL
             for (int i = 0; i < kDimGroups * 8; ++i) {
@@ -127,17 +179,22 @@ struct AttentionBlock {
     VITC_DEVICE void multiply_queries_by_keys(uint32_t keys) {
         int const key = lane % 8 + lane / 16 * 8;
         int const side = lane / 8 % 2;
+        uint32_t const start = keys + Rows::offset(key, side);
         VITC_UNROLL
         for (int pair = 0; pair < kTiles / 2; ++pair) {
             Sum sums[kWarpTiles][2][4];
             VITC_UNROLL
             for (int i = 0; i < kWarpTiles * 8; ++i) {
-                sums[i / 8][i / 4 % 2][i % 4] = Sums<kInput>::kStart;
+                if constexpr (kIntegerScores) {
+                    sums[i / 8][i / 4 % 2][i % 4] = magic[i % 4];
+                } else {
+                    sums[i / 8][i / 4 % 2][i % 4] = 0.0f;
+                }
             }
             VITC_UNROLL
             for (int step = 0; step < kSteps; ++step) {
                 uint32_t b[4];
-                load_matrix_x4(b, keys + Rows::offset(16 * pair + key, 2 * step + side));
+                load_matrix_x4(b, Rows::beside(start, keys, key, side, 2 * step) + 16 * pair * Config::kRowBytes);
                 VITC_UNROLL
                 for (int t = 0; t < kWarpTiles; ++t) {
                     multiply_qk(sums[t][0], q_fragments[t][step], b[0], b[1]);
@@ -146,7 +203,7 @@ struct AttentionBlock {
             }
             if constexpr (kHalfStep) {
                 uint32_t b[2];
-                load_matrix_x2(b, keys + Rows::offset(16 * pair + lane % 16, kChunks - 1));
+                load_matrix_x2(b, keys + Rows::offset(lane % 16, kChunks - 1) + 16 * pair * Config::kRowBytes);
                 VITC_UNROLL
                 for (int t = 0; t < kWarpTiles; ++t) {
                     multiply_qk_half(sums[t][0], q_fragments[t][kSteps][0], q_fragments[t][kSteps][1], b[0]);
@@ -160,24 +217,24 @@ struct AttentionBlock {
         }
     }
 
-    // With a bias the scores become exponents of 2, so that it can be added; without one they stay as they are.
-    template <int kTiles>
+    // With a bias the scores become exponents of 2, so that it can be added; without one they stay as they are. Rows and
+    // keys beyond the last take the last one's: nobody looks at the rows, and the keys are masked.
+    template <int kTiles, bool kMasked>
     VITC_DEVICE void add_bias(int first_query, int first_key, int64_t head_offset) {
+        int const key = first_key + lane % 4 * 2;
+        float const factor = p.logit_factors[scale_head];
         VITC_UNROLL
-        for (int t = 0; t < kWarpTiles; ++t) {
+        for (int i = 0; i < kWarpTiles * 2; ++i) {
+            int const row = minimum(first_query + warp_row + lane / 4 + 8 * i, p.queries - 1);
+            int64_t const start = head_offset + static_cast<int64_t>(row) * p.keys + key;
             VITC_UNROLL
-            for (int i = 0; i < kTiles * 4; ++i) {
-                int const row = first_query + warp_row + 16 * t + lane / 4 + i / 2 % 2 * 8;
-                int const key = first_key + i / 4 * 8 + lane % 4 * 2 + i % 2;
-                float bias = 0.0f;
-                if (row < p.queries && key < p.keys) {
-                    int64_t const index = head_offset + static_cast<int64_t>(row) * p.keys + key;
-                    bias = p.bias_is_half ? load_global_half(p.bias, index)
-                                          : load_global(static_cast<float const*>(p.bias) + index);
-                }
-                float& score = scores[t][i / 4][i % 4];
+            for (int j = 0; j < kTiles * 2; ++j) {
+                int const at = kMasked ? minimum(j / 2 * 8 + j % 2, p.keys - 1 - key) : j / 2 * 8 + j % 2;
+                float const bias = p.bias_is_half ? load_global_half(p.bias, start + at)
+                                                  : load_global(static_cast<float const*>(p.bias) + start + at);
+                float& score = scores[i / 2][j / 2][i % 2 * 2 + j % 2];
                 float const dot = kIntegerScores ? score - kMagic : score;
-                score = fused_multiply_add(dot, p.logit_factors[scale_head], bias * kLog2EFloat);
+                score = fused_multiply_add(dot, factor, bias * kLog2EFloat);
             }
         }
     }
@@ -204,75 +261,132 @@ struct AttentionBlock {
 
     template <int kTiles>
     VITC_DEVICE float tile_peak(int t, int half) const {
-        float peak = scores[t][0][2 * half];
+        float peak = maximum(scores[t][0][2 * half], scores[t][0][2 * half + 1]);
         VITC_UNROLL
-        for (int i = 0; i < kTiles; ++i) {
+        for (int i = 1; i < kTiles; ++i) {
             peak = maximum(peak, maximum(scores[t][i][2 * half], scores[t][i][2 * half + 1]));
         }
         peak = maximum(peak, shuffle_xor(peak, 1));
         return maximum(peak, shuffle_xor(peak, 2));
     }
 
-    // P in INT8: 255 * 2^(s - the tile's own peak), rounded; then weighted = weighted * decay + (P.V) * share.
-    template <int kTiles>
-    VITC_DEVICE void softmax_times_values_int8(uint32_t values) {
-        float decay[kWarpTiles][2];
+    // P in INT8: 255 * 2^(s - the tile's own peak), rounded; then weighted += (P.V) * share, the share being the tile's
+    // weight beside the tile that the row is measured from.
+    // `meanwhile` is called where the fewest registers are in use.
+    template <int kTiles, typename Meanwhile>
+    VITC_DEVICE void softmax_times_values_int8(uint32_t values, Meanwhile const& meanwhile) {
+        float origin[kWarpTiles][2];
+        float rise[kWarpTiles][2];  // the tile's maximum above that of the row's first, as an exponent of 2
+        VITC_UNROLL
+        for (int t = 0; t < kWarpTiles; ++t) {
+            VITC_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                origin[t][half] = fused_multiply_add_down(-tile_peak<kTiles>(t, half), factors.slope(), factors.start());
+                rise[t][half] = state.peak[t][half] - origin[t][half];
+            }
+        }
+        bool far = false;
+        VITC_UNROLL
+        for (int t = 0; t < kWarpTiles; ++t) {
+            far = far || rise[t][0] > factors.limit() || rise[t][1] > factors.limit();
+        }
+        if (any_lane(far)) {
+            rebase(origin, rise);
+        }
+        if (factors.steep()) {
+            subtract_peaks<kTiles>(origin, rise);
+        }
         float share[kWarpTiles][2];
         uint32_t probabilities[kWarpTiles][kTiles / 4][4];
         VITC_UNROLL
         for (int t = 0; t < kWarpTiles; ++t) {
             VITC_UNROLL
             for (int half = 0; half < 2; ++half) {
-                float const own = tile_peak<kTiles>(t, half);
-                float const before = state.peak[t][half];
-                float const peak = maximum(before, own);
-                decay[t][half] = exp2_approx((before - finite(peak)) * factor());
-                share[t][half] = exp2_approx((own - finite(peak)) * factor());
-                state.peak[t][half] = peak;
-                int const sum = quantize_row<kTiles>(probabilities[t], t, half, finite(own));
-                state.total[t][half] = fused_multiply_add(sum_as_float(sum), share[t][half],
-                                                          state.total[t][half] * decay[t][half]);
+                share[t][half] = exp2_approx(rise[t][half]);
+                quantize_row<kTiles>(probabilities[t], t, half, origin[t][half]);
             }
         }
-        add_values_int8<kTiles>(values, probabilities, decay, share);
+        meanwhile();
+        add_values_int8<kTiles>(values, probabilities, share);
     }
 
-    // The integer sum over a row's four threads; below 255 * 128, so exact in FP32.
-    static VITC_DEVICE float sum_as_float(int sum) {
-        sum += shuffle_xor(sum, 1);
-        sum += shuffle_xor(sum, 2);
-        return as_float(kMagicBits + sum) - kMagic;
+    // The row's weights are measured from this tile on from its own maximum.
+    VITC_DEVICE void rebase(float const (&origin)[kWarpTiles][2], float (&rise)[kWarpTiles][2]) {
+        VITC_UNROLL
+        for (int t = 0; t < kWarpTiles; ++t) {
+            VITC_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                if (rise[t][half] > factors.limit()) {
+                    float const decay = exp2_approx(factors.steep() ? -rise[t][half] * factors.factor() : -rise[t][half]);
+                    state.peak[t][half] = origin[t][half];
+                    state.total[t][half] *= decay;
+                    state.shares[t][half] *= decay;
+                    rise[t][half] = 0.0f;
+                    VITC_UNROLL
+                    for (int i = 0; i < kDimGroups * 4; ++i) {
+                        weighted[t][i / 4][i / 2 % 2][2 * half + i % 2] *= decay;
+                    }
+                }
+            }
+        }
+    }
+
+    template <int kTiles>
+    VITC_DEVICE void subtract_peaks(float (&origin)[kWarpTiles][2], float (&rise)[kWarpTiles][2]) {
+        VITC_UNROLL
+        for (int t = 0; t < kWarpTiles; ++t) {
+            VITC_UNROLL
+            for (int i = 0; i < kTiles * 4; ++i) {
+                scores[t][i / 4][i % 4] += origin[t][i / 2 % 2];
+            }
+            VITC_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                rise[t][half] *= factors.factor();
+                origin[t][half] = kLog2ProbabilityMax;
+            }
+        }
     }
 
     // P of one row of each 32 keys as two registers of the left operand. Its bytes hold keys 2c, 2c + 1, 2c + 8 and
     // 2c + 9 (c = lane % 4) where the instruction says 4c .. 4c + 3: an order of keys that V is given too.
     template <int kTiles>
-    VITC_DEVICE int quantize_row(uint32_t (&row)[kTiles / 4][4], int t, int half, float peak) const {
-        int sum = 0;
+    VITC_DEVICE void quantize_row(uint32_t (&row)[kTiles / 4][4], int t, int half, float origin) const {
         VITC_UNROLL
         for (int group = 0; group < kTiles / 4; ++group) {
             VITC_UNROLL
             for (int side = 0; side < 2; ++side) {
-                uint32_t bits[4];
+                uint32_t pairs[2];
                 VITC_UNROLL
-                for (int i = 0; i < 4; ++i) {
-                    float const score = scores[t][4 * group + 2 * side + i / 2][2 * half + i % 2];
-                    float const exponent = fused_multiply_add(score - peak, factor(), kLog2ProbabilityMax);
-                    bits[i] = as_bits(exp2_approx(exponent) + kMagic);
+                for (int i = 0; i < 2; ++i) {
+                    float const* const score = scores[t][4 * group + 2 * side + i] + 2 * half;
+                    float const low = exp2_approx(fused_multiply_add(score[0], factors.factor(), origin));
+                    float const high = exp2_approx(fused_multiply_add(score[1], factors.factor(), origin));
+                    pairs[i] = add_half2(pack_half2(low, high), kHalfMagic);
                 }
-                uint32_t const low = permute_bytes(bits[0], bits[1], 0x0040);
-                uint32_t const high = permute_bytes(bits[2], bits[3], 0x0040);
-                uint32_t const packed = permute_bytes(low, high, 0x5410);
-                sum = dot4_u8(packed, 0x01010101u, sum);
-                row[group][2 * side + half] = packed;
+                row[group][2 * side + half] = permute_bytes(pairs[0], pairs[1], 0x6420);
             }
         }
-        return sum;
     }
 
+    // A column of ones beside V gives P's sum.
     template <int kTiles>
     VITC_DEVICE void add_values_int8(uint32_t values, uint32_t const (&probabilities)[kWarpTiles][kTiles / 4][4],
-                                     float const (&decay)[kWarpTiles][2], float const (&share)[kWarpTiles][2]) {
+                                     float const (&share)[kWarpTiles][2]) {
+        VITC_UNROLL
+        for (int t = 0; t < kWarpTiles; ++t) {
+            int sums[4] = {magic[0], magic[1], magic[2], magic[3]};
+            VITC_UNROLL
+            for (int keys = 0; keys < kTiles / 4; ++keys) {
+                multiply_pv(sums, probabilities[t][keys], kOnes, kOnes);
+            }
+            VITC_UNROLL
+            for (int half = 0; half < 2; ++half) {
+                float const sum = as_float(sums[2 * half]) - kMagic;
+                state.total[t][half] = fused_multiply_add(sum, share[t][half], state.total[t][half]);
+                state.shares[t][half] += share[t][half];
+            }
+        }
+        uint32_t const start = Pairs::lane_start(values, lane);
         VITC_UNROLL
         for (int group = 0; group < kDimGroups; ++group) {
             int sums[kWarpTiles][2][4];
@@ -283,24 +397,25 @@ struct AttentionBlock {
             VITC_UNROLL
             for (int keys = 0; keys < kTiles / 4; ++keys) {
                 uint32_t v[4];
-                load_matrix_x4_trans(v, values + Rows::offset(32 * keys + lane, group));
-                // Each register has dims 2n and 2n + 1 (n = lane / 4) of keys 2c and 2c + 1, of 8 keys each.
-                uint32_t const even[2] = {permute_bytes(v[0], v[1], 0x6420), permute_bytes(v[2], v[3], 0x6420)};
-                uint32_t const odd[2] = {permute_bytes(v[0], v[1], 0x7531), permute_bytes(v[2], v[3], 0x7531)};
+                Pairs::operands(v, start, values, keys, group, lane);
                 VITC_UNROLL
                 for (int t = 0; t < kWarpTiles; ++t) {
-                    multiply_pv(sums[t][0], probabilities[t][keys], even[0], even[1]);
-                    multiply_pv(sums[t][1], probabilities[t][keys], odd[0], odd[1]);
+                    multiply_pv(sums[t][0], probabilities[t][keys], v[0], v[1]);
+                    multiply_pv(sums[t][1], probabilities[t][keys], v[2], v[3]);
                 }
             }
+            // kMagic * share comes in with every tile: one instruction rather than two, and `unbiased` takes it out.
             VITC_UNROLL
             for (int i = 0; i < kWarpTiles * 8; ++i) {
                 int const t = i / 8;
                 float& total = weighted[t][group][i / 4 % 2][i % 4];
-                float const product = as_float(sums[t][i / 4 % 2][i % 4]) - kMagic;
-                total = fused_multiply_add(product, share[t][i / 2 % 2], total * decay[t][i / 2 % 2]);
+                total = fused_multiply_add(as_float(sums[t][i / 4 % 2][i % 4]), share[t][i / 2 % 2], total);
             }
         }
+    }
+
+    VITC_DEVICE float unbiased(float sum, int t, int half) const {
+        return kIntegerPv ? fused_multiply_add(-kMagic, state.shares[t][half], sum) : sum;
     }
 
     // P in FP16: 2^(s - the running peak); the sums stay in the tensor core's FP32 accumulators.
@@ -351,7 +466,7 @@ struct AttentionBlock {
             VITC_UNROLL
             for (int keys = 0; keys < kTiles / 4; ++keys) {
                 uint32_t v[4];
-                load_matrix_x4_trans(v, values + Rows::offset(32 * keys + lane, group));
+                load_matrix_x4_trans(v, values + Rows::offset(lane, group) + 32 * keys * Config::kRowBytes);
                 VITC_UNROLL
                 for (int side = 0; side < 2; ++side) {
                     uint32_t const low = v[2 * side];
@@ -375,7 +490,7 @@ struct AttentionBlock {
             VITC_UNROLL
             for (int keys = 0; keys < kTiles / 2; ++keys) {
                 uint32_t v[4];
-                load_matrix_x4_trans(v, values + Rows::offset(16 * keys + lane % 16, 2 * group + lane / 16));
+                load_matrix_x4_trans(v, values + Rows::offset(lane % 16, 2 * group + lane / 16) + 16 * keys * Config::kRowBytes);
                 VITC_UNROLL
                 for (int t = 0; t < kWarpTiles; ++t) {
                     multiply_half(weighted[t][group][0], probabilities[t][keys], v[0], v[1]);
@@ -385,26 +500,26 @@ struct AttentionBlock {
         }
     }
 
-    template <int kTiles>
-    VITC_DEVICE void softmax_times_values(uint32_t values) {
+    template <int kTiles, typename Meanwhile>
+    VITC_DEVICE void softmax_times_values(uint32_t values, Meanwhile const& meanwhile) {
         if constexpr (kIntegerPv) {
-            softmax_times_values_int8<kTiles>(values);
+            softmax_times_values_int8<kTiles>(values, meanwhile);
         } else {
             softmax_times_values_half<kTiles>(values);
         }
     }
 
     // A tile, or as much of it as holds keys: kTiles * 8 of them, the last ones masked where there are fewer.
-    template <int kTiles>
-    VITC_DEVICE void take_keys(int stage, int first_query, int first_key, int64_t bias_offset) {
+    template <int kTiles, bool kMasked, typename Meanwhile>
+    VITC_DEVICE void take_keys(uint32_t stage, int first_query, int first_key, int64_t bias_offset, Meanwhile const& meanwhile) {
         multiply_queries_by_keys<kTiles>(keys_at(stage));
         if constexpr (kHasBias) {
-            add_bias<kTiles>(first_query, first_key, bias_offset);
+            add_bias<kTiles, kMasked>(first_query, first_key, bias_offset);
         }
-        if (p.keys - first_key < kTiles * 8) {
+        if (kMasked && p.keys - first_key < kTiles * 8) {
             mask_keys_from<kTiles>(p.keys - first_key);
         }
-        softmax_times_values<kTiles>(values_at(stage));
+        softmax_times_values<kTiles>(values_at(stage), meanwhile);
     }
 
     // What an accumulator is to be multiplied by: 0 for a row whose keys are all masked, which has no mean.
@@ -429,11 +544,11 @@ struct AttentionBlock {
                 int const row = 16 * t + 8 * half + lane / 4;
                 VITC_UNROLL
                 for (int group = 0; group < kDimGroups; ++group) {
-                    float const a0 = weighted[t][group][0][2 * half] * factor;
-                    float const a1 = weighted[t][group][0][2 * half + 1] * factor;
-                    float const b0 = weighted[t][group][1][2 * half] * factor;
-                    float const b1 = weighted[t][group][1][2 * half + 1] * factor;
-                    if constexpr (kInput == Element::kInt8) {
+                    float const a0 = unbiased(weighted[t][group][0][2 * half], t, half) * factor;
+                    float const a1 = unbiased(weighted[t][group][0][2 * half + 1], t, half) * factor;
+                    float const b0 = unbiased(weighted[t][group][1][2 * half], t, half) * factor;
+                    float const b1 = unbiased(weighted[t][group][1][2 * half + 1], t, half) * factor;
+                    if constexpr (kIntegerScores && !kIntegerPv) {
                         stage_four(out, row, 16 * group + lane % 4 * 4, a0, b0, a1, b1);
                     } else {
                         stage_two(out, row, 16 * group + lane % 4 * 2, a0, a1);
@@ -503,7 +618,6 @@ struct AttentionBlock {
 
     VITC_DEVICE void run() {
         int const query_tiles = (p.queries + Config::kQueryRows - 1) / Config::kQueryRows;
-        int const key_tiles = (p.keys + Config::kKeyRows - 1) / Config::kKeyRows;
         // Neighbouring blocks share a head, so that its K and V stay in L2.
         int const first_query = block_index() % query_tiles * Config::kQueryRows;
         int const head = block_index() / query_tiles % p.heads;
@@ -519,51 +633,110 @@ struct AttentionBlock {
         char const* const v = start_of(p.v, p.kv_strides);
         // A row is far below 2 GiB; its products with a row's number are not.
         int const q_row = static_cast<int>(p.q_strides.row) * kElement;
-        int const kv_row = static_cast<int>(p.kv_strides.row) * kElement;
+        int const kv_row = hidden_constant(static_cast<int>(p.kv_strides.row) * kElement, 0);
         int64_t const bias_head = p.bias_heads == 1 ? 0 : head;
         int64_t const bias_offset =
             (batch % p.bias_windows * static_cast<int64_t>(p.bias_heads) + bias_head) * p.queries * p.keys;
 
-        bool const has_rows = first_query + warp_row < p.queries;
-        auto const load_stage = [&](int tile) {
-            int const first = tile * Config::kKeyRows;
-            load_rows<Config::kKeyRows, Config::kRowBytes, Config::kValidRowBytes, Config::kThreads>(
-                keys_at(tile % 2), k, kv_row, first, p.keys);
-            load_rows<Config::kKeyRows, Config::kRowBytes, Config::kValidRowBytes, Config::kThreads>(
-                values_at(tile % 2), v, kv_row, first, p.keys);
+        Tiles<Config::kKeyRows> key_tiles(k, kv_row);
+        std::conditional_t<kIntegerPv, Pairs, Tiles<Config::kKeyRows>> value_tiles(v, kv_row);
+        auto const load_stage = [&](uint32_t stage, int first, auto whole) {
+            constexpr bool kWhole = decltype(whole)::value;
+            if constexpr (kIntegerPv) {
+                value_tiles.template fetch<kWhole, 0>(first, p.keys);
+            } else {
+                value_tiles.template fetch<kWhole>(values_at(stage), first, p.keys);
+            }
+            key_tiles.template fetch<kWhole>(keys_at(stage), first, p.keys);
             commit_loads();
         };
+        auto const load_more = [&](uint32_t stage, int first, auto whole) {
+            if constexpr (kIntegerPv && Pairs::kParts > 1) {
+                value_tiles.template store<0>(values_at(stage));
+                value_tiles.template fetch<decltype(whole)::value, 1>(first, p.keys);
+            }
+        };
+        auto const finish_stage = [&](uint32_t stage) {
+            if constexpr (kIntegerPv) {
+                value_tiles.template store<Pairs::kParts - 1>(values_at(stage));
+            }
+            value_tiles.walk.next();
+            key_tiles.walk.next();
+            wait_for_loads();
+        };
 
-        load_rows<Config::kQueryRows, Config::kRowBytes, Config::kValidRowBytes, Config::kThreads>(shared, q, q_row,
-                                                                                                  first_query, p.queries);
-        load_stage(0);
+        Tiles<Config::kQueryRows> query_tile(q + static_cast<int64_t>(first_query) * q_row, q_row);
+        query_tile.template fetch<false>(shared, first_query, p.queries);
+        load_stage(0, 0, Any{});
+        load_more(0, 0, Any{});
         reset();
-        wait_for_loads();
+        finish_stage(0);
+        uint32_t stage = 0;
+        int first_key = 0;
+        auto const other = [&] { return Config::kStageBytes - stage; };  // that the tile before this one has left
+        auto const next_key = [&] { return first_key + Config::kKeyRows; };
+        auto const to_next = [&] {
+            first_key += Config::kKeyRows;
+            stage = Config::kStageBytes - stage;
+            finish_stage(stage);  // the next tile has come, and every warp has left the one before
+        };
+        if (first_query + warp_row >= p.queries) {
+            // The last block's warps beyond the last query only help to load.
+            VITC_NO_UNROLL
+            while (p.keys - first_key > Config::kKeyRows) {
+                load_stage(other(), next_key(), Any{});
+                load_more(other(), next_key(), Any{});
+                to_next();
+            }
+            sync_block();
+            return;
+        }
         load_q_fragments();
-        for (int tile = 0; tile < key_tiles; ++tile) {
-            if (tile + 1 < key_tiles) {
-                load_stage(tile + 1);  // into the stage that the tile before this one has left
+        // Tiles behind which a whole one follows; then the last two, which may have fewer keys (or all of them).
+        if constexpr (Config::kTwoLoops) {
+            VITC_NO_UNROLL
+            while (p.keys - first_key >= 2 * Config::kKeyRows) {
+                load_stage(other(), next_key(), Whole{});
+                take_keys<kKeyTiles, false>(stage, first_query, first_key, bias_offset,
+                                            [&] { load_more(other(), next_key(), Whole{}); });
+                to_next();
             }
-            int const first_key = tile * Config::kKeyRows;
-            if (!has_rows) {
-                // The last block's warps beyond the last query only help to load.
-            } else if (kTailTiles < kKeyTiles && p.keys - first_key <= kTailTiles * 8) {
-                take_keys<kTailTiles>(tile % 2, first_query, first_key, bias_offset);
+        }
+        VITC_NO_UNROLL
+        for (;;) {
+            bool const more = p.keys - first_key > Config::kKeyRows;
+            if (more) {
+                load_stage(other(), next_key(), Any{});
+            }
+            if (kTailTiles < kKeyTiles && p.keys - first_key <= kTailTiles * 8) {
+                take_keys<kTailTiles, true>(stage, first_query, first_key, bias_offset, [] {});
             } else {
-                take_keys<kKeyTiles>(tile % 2, first_query, first_key, bias_offset);
+                take_keys<kKeyTiles, true>(stage, first_query, first_key, bias_offset, [&] {
+                    if (more) {
+                        load_more(other(), next_key(), Any{});
+                    }
+                });
             }
-            wait_for_loads();  // the next tile has come, and every warp has left this one
+            if (!more) {
+                break;
+            }
+            to_next();
         }
-        if (has_rows) {
-            stage_output();  // over Q, which is in registers since the first barrier
-            sync_warp();
-            write_output(batch, head, first_query);
-        }
+        sync_block();    // every warp has Q in registers, even where the only tile was the first
+        stage_output();  // over Q
+        sync_warp();
+        write_output(batch, head, first_query);
     }
 };
 
+// For how many blocks an SM ptxas makes room: sm_75's shared memory holds fewer than registers would.
+constexpr int kSharedOfTuring = 64 * 1024;
 template <typename Config>
-VITC_KERNEL(Config::kThreads, Config::kBlocksPerSm) attention_kernel(VITC_PARAMETER AttentionParams const params) {
+constexpr int kBlocks = kArch >= 800 ? Config::kBlocksPerSm
+                                     : smaller(Config::kBlocksPerSm, larger(1, kSharedOfTuring / Config::kSharedBytes));
+
+template <typename Config>
+VITC_KERNEL(Config::kThreads, kBlocks<Config>) attention_kernel(VITC_PARAMETER AttentionParams const params) {
     AttentionBlock<Config> block(params);
     block.run();
 }

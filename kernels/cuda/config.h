@@ -9,6 +9,7 @@ enum class Element : int32_t { kInt8, kHalf };
 
 constexpr int size_of(Element e) { return e == Element::kInt8 ? 1 : 2; }
 constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+constexpr int smaller(int a, int b) { return a < b ? a : b; }
 constexpr int larger(int a, int b) { return a > b ? a : b; }
 
 // kInput: q, k, v. kProbability: P in P.V (INT8 only with INT8 inputs). kQueryRows x kKeyRows is the tile; kWarps
@@ -49,6 +50,10 @@ struct AttentionConfig {
     static constexpr int kLiveRegisters = kWarpTiles * (kDimGroups * 8 + kKeyRows / 2 + kRowBytes / 8);
     static constexpr int kBlocksOfFourWarps = kLiveRegisters <= 52 ? 4 : kLiveRegisters <= 72 ? 3 : 2;
     static constexpr int kBlocksPerSm = kBlocksOfFourWarps * 4 / kWarps;
+
+    // Whole tiles have a loop of their own, without a look at the number of keys, where registers allow a second one.
+    static constexpr int kFetchRegisters = kProbability == Element::kInt8 ? kKeyRows * kRowBytes / 4 / kThreads : 0;
+    static constexpr bool kTwoLoops = !kHasBias && kLiveRegisters + kFetchRegisters < 144;
 
     // Shared memory: Q (later the output on its way out), then two stages of K and V.
     static constexpr int kQueryBytes = kQueryRows * larger(kRowBytes, kOutRowBytes);

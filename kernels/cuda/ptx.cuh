@@ -10,6 +10,7 @@
 #define VITC_PARAMETER __grid_constant__  // indexed where it lies: a copy would go through local memory
 #define VITC_DEVICE __device__ __forceinline__
 #define VITC_UNROLL _Pragma("unroll")
+#define VITC_NO_UNROLL _Pragma("unroll 1")
 
 namespace vitc {
 
@@ -24,12 +25,13 @@ VITC_DEVICE int block_index() { return static_cast<int>(blockIdx.x); }
 VITC_DEVICE void sync_block() { __syncthreads(); }
 VITC_DEVICE void sync_warp() { __syncwarp(); }
 VITC_DEVICE float shuffle_xor(float value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
+VITC_DEVICE bool any_lane(bool value) { return __any_sync(0xffffffffu, value) != 0; }
 VITC_DEVICE int shuffle_xor(int value, int mask) { return __shfl_xor_sync(0xffffffffu, value, mask); }
 
 // ---- shared memory ----
 
 VITC_DEVICE uint32_t shared_base() {
-    extern __shared__ __align__(128) unsigned char storage[];
+    extern __shared__ __align__(256) unsigned char storage[];
     return static_cast<uint32_t>(__cvta_generic_to_shared(storage));
 }
 
@@ -106,7 +108,7 @@ VITC_DEVICE void copy_async(uint32_t target, void const* source, bool valid) {
     }
 }
 VITC_DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-VITC_DEVICE void copy_async_wait_all() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+VITC_DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group 0;" ::: "memory"); }  // for what was committed
 
 // ---- matrix products ----
 
@@ -148,11 +150,17 @@ VITC_DEVICE void mma_f16_m16n8k8(float (&d)[4], uint32_t a0, uint32_t a1, uint32
 
 // ---- scalars ----
 
-// `value`, as the sum of it and a zero that ptxas can't see through (no block has 2^20 threads): four of them then stay in
-// registers as what many products start from, where a plain constant is written anew before each.
-VITC_DEVICE int hidden_constant(int value, int which) { return value + (thread_index() >> (20 + which)); }
+// `value`, by way of a shuffle that ptxas can't see through (no block has 2^20 threads): it then stays in a register, where
+// ptxas would rather make a constant anew before each use. `which`, below 8, keeps copies apart.
+VITC_DEVICE int hidden_constant(int value, int which) {
+    return shuffle_xor(value + (thread_index() >> (20 + which)), 0);
+}
+VITC_DEVICE float hidden_constant(float value, int which) {
+    return __int_as_float(hidden_constant(__float_as_int(value), which));
+}
 
 VITC_DEVICE float fused_multiply_add(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+VITC_DEVICE float fused_multiply_add_down(float a, float b, float c) { return __fmaf_rd(a, b, c); }
 VITC_DEVICE float exp2_approx(float x) {
     float y;
     asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -162,14 +170,18 @@ VITC_DEVICE float divide(float a, float b) { return __fdiv_rn(a, b); }
 VITC_DEVICE float as_float(int bits) { return __int_as_float(bits); }
 VITC_DEVICE uint32_t as_bits(float value) { return __float_as_uint(value); }
 VITC_DEVICE int round_to_int(float x) { return __float2int_rn(x); }
+VITC_DEVICE int minimum(int a, int b) { return min(a, b); }
 VITC_DEVICE float minimum(float a, float b) { return fminf(a, b); }
 VITC_DEVICE float maximum(float a, float b) { return fmaxf(a, b); }
 VITC_DEVICE uint32_t permute_bytes(uint32_t x, uint32_t y, uint32_t selector) { return __byte_perm(x, y, selector); }
-VITC_DEVICE int dot4_u8(uint32_t a, uint32_t b, int c) { return static_cast<int>(__dp4a(a, b, static_cast<uint32_t>(c))); }
 
 VITC_DEVICE uint32_t pack_half2(float low, float high) {
     __half2 const packed = __floats2half2_rn(low, high);
     return *reinterpret_cast<uint32_t const*>(&packed);
+}
+VITC_DEVICE uint32_t add_half2(uint32_t a, uint32_t b) {
+    __half2 const sum = __hadd2(*reinterpret_cast<__half2 const*>(&a), *reinterpret_cast<__half2 const*>(&b));
+    return *reinterpret_cast<uint32_t const*>(&sum);
 }
 VITC_DEVICE uint32_t subtract_half2(uint32_t a, uint32_t b) {
     __half2 const difference = __hsub2(*reinterpret_cast<__half2 const*>(&a), *reinterpret_cast<__half2 const*>(&b));

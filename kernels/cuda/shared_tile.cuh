@@ -22,6 +22,7 @@ constexpr int power_of_two_divisor(int value, int limit) {
 template <int kRowBytes>
 struct SharedTile {
     static_assert(kRowBytes % kChunk == 0, "a row in shared memory is a whole number of 16-byte chunks");
+    static constexpr int kBytes = kRowBytes;
     static constexpr int kChunks = kRowBytes / kChunk;
     static constexpr int kFlips = power_of_two_divisor(kChunks, kChunksPerBankRow);
     static constexpr int kRowsApart = kChunksPerBankRow / kFlips;
@@ -31,34 +32,30 @@ struct SharedTile {
         unsigned const flipped = static_cast<unsigned>(chunk) ^ row_bits;
         return static_cast<uint32_t>(row) * kRowBytes + flipped * kChunk;
     }
+
+    // The permutation repeats after so many rows: offset(row + n * kPeriod, chunk) is n * kPeriod * kRowBytes further on.
+    static constexpr int kPeriod = kFlips == 1 ? 1 : kRowsApart * kFlips;
+
+    // The address of chunk `low + more` of a row of the tile that begins at `tile`, low being 0 or 1 and more even. In
+    // tiles of rows of a power of two it differs by a bit pattern from that of chunk `low`, whose address is `start`.
+    static VITC_DEVICE uint32_t beside(uint32_t start, uint32_t tile, int row, int low, int more) {
+        if constexpr ((kRowBytes & (kRowBytes - 1)) == 0) {
+            return start ^ static_cast<uint32_t>(more * kChunk);
+        } else {
+            return tile + offset(row, low + more);
+        }
+    }
 };
 
-// Starts bringing rows [first, first + kRows) of a head into shared memory. Rows from `limit` on, and the bytes that
-// pad a row to whole chunks, become zeros: nothing undefined ever meets the tensor core.
-template <int kRows, int kRowBytes, int kValidBytes, int kThreads>
-VITC_DEVICE void load_rows(uint32_t tile, char const* head, int row_stride_bytes, int first, int limit) {
-    constexpr int kPiece = kValidBytes % 16 == 0 ? 16 : 8;
-    static_assert(kValidBytes % kPiece == 0, "a head's row must be a multiple of 8 bytes, or its pieces are misaligned");
-    constexpr int kPieces = kRowBytes / kPiece;
-    constexpr int kTotal = kRows * kPieces;
-    VITC_UNROLL
-    for (int round = 0; round < (kTotal + kThreads - 1) / kThreads; ++round) {
-        int const i = round * kThreads + thread_index();
-        if (kTotal % kThreads != 0 && i >= kTotal) {
-            break;
-        }
-        int const row = i / kPieces;
-        int const byte = i % kPieces * kPiece;
-        bool const valid = first + row < limit && byte < kValidBytes;
-        char const* const source = head + static_cast<int64_t>(first + row) * row_stride_bytes + byte;
-        uint32_t const target = tile + SharedTile<kRowBytes>::offset(row, byte / kChunk) + byte % kChunk;
-        if constexpr (kHasAsyncCopy) {
-            copy_async<kPiece>(target, source, valid);
-        } else if constexpr (kPiece == 16) {
-            store_shared(target, valid ? load_global(reinterpret_cast<uint4 const*>(source)) : uint4{0, 0, 0, 0});
-        } else {
-            store_shared(target, valid ? load_global(reinterpret_cast<uint2 const*>(source)) : uint2{0, 0});
-        }
+// Zeros where `valid` is false: the bytes that pad a row to whole chunks meet the tensor core too.
+template <int kBytes>
+VITC_DEVICE void copy_piece(uint32_t target, char const* source, bool valid) {
+    if constexpr (kHasAsyncCopy) {
+        copy_async<kBytes>(target, source, valid);
+    } else if constexpr (kBytes == 16) {
+        store_shared(target, valid ? load_global(reinterpret_cast<uint4 const*>(source)) : uint4{0, 0, 0, 0});
+    } else {
+        store_shared(target, valid ? load_global(reinterpret_cast<uint2 const*>(source)) : uint2{0, 0});
     }
 }
 
@@ -71,7 +68,7 @@ VITC_DEVICE void commit_loads() {
 // After this every thread sees every row that any thread has asked for so far.
 VITC_DEVICE void wait_for_loads() {
     if constexpr (kHasAsyncCopy) {
-        copy_async_wait_all();
+        copy_async_wait();
     }
     sync_block();
 }

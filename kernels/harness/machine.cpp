@@ -493,6 +493,16 @@ void op_shuffle_xor(LaneArguments* const (&lanes)[32]) {
     }
 }
 
+void op_any_lane(LaneArguments* const (&lanes)[32]) {
+    uint32_t any = 0;
+    for (LaneArguments const* lane : lanes) {
+        any |= lane->in[0];
+    }
+    for (LaneArguments* lane : lanes) {
+        lane->out[0] = any;
+    }
+}
+
 void op_load_matrix_x4(LaneArguments* const (&lanes)[32]) { load_matrices(lanes, 4, false); }
 void op_load_matrix_x4_trans(LaneArguments* const (&lanes)[32]) { load_matrices(lanes, 4, true); }
 void op_load_matrix_x2(LaneArguments* const (&lanes)[32]) { load_matrices(lanes, 2, false); }

@@ -28,6 +28,7 @@
 #define VITC_PARAMETER
 #define VITC_DEVICE inline
 #define VITC_UNROLL
+#define VITC_NO_UNROLL
 
 namespace vitc {
 
@@ -84,6 +85,7 @@ void copy_wait(int groups_left);
 constexpr uint32_t kSharedBase = 4096;
 
 void op_shuffle_xor(LaneArguments* const (&lanes)[32]);
+void op_any_lane(LaneArguments* const (&lanes)[32]);
 void op_load_matrix_x4(LaneArguments* const (&lanes)[32]);
 void op_load_matrix_x4_trans(LaneArguments* const (&lanes)[32]);
 void op_load_matrix_x2(LaneArguments* const (&lanes)[32]);
@@ -147,6 +149,13 @@ T shuffle_xor(T value, int mask) {
     return harness::bit_cast<T>(lane.out[0]);
 }
 
+inline bool any_lane(bool value) {
+    harness::LaneArguments lane{};
+    lane.in[0] = value ? 1 : 0;
+    harness::together(harness::op_any_lane, "vote.any", lane);
+    return lane.out[0] != 0;
+}
+
 inline uint32_t shared_base() { return harness::kSharedBase; }
 
 inline void load_matrix(harness::WarpOperation operation, char const* name, uint32_t* r, int count, uint32_t address) {
@@ -194,10 +203,7 @@ void copy_async(uint32_t target, void const* source, bool valid) {
     harness::copy_start(target, source, kBytes, valid);
 }
 inline void copy_async_commit() { harness::copy_commit(); }
-inline void copy_async_wait_all() {
-    harness::copy_commit();
-    harness::copy_wait(0);
-}
+inline void copy_async_wait() { harness::copy_wait(0); }
 
 inline void mma_s8_m16n8k32(int (&d)[4], uint32_t const (&a)[4], uint32_t b0, uint32_t b1) {
     harness::multiply4(harness::op_mma_s8_m16n8k32, "mma.m16n8k32.s8.s8", d, {a[0], a[1], a[2], a[3], b0, b1});
@@ -221,8 +227,22 @@ inline void mma_f16_m16n8k8(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t b0
     harness::multiply4(harness::op_mma_f16_m16n8k8, "mma.m16n8k8.f16", d, {a0, a1, b0});
 }
 
-inline int hidden_constant(int value, int) { return value; }
+template <typename T>
+T hidden_constant(T value, int) {
+    return value;
+}
 inline float fused_multiply_add(float a, float b, float c) { return std::fma(a, b, c); }
+// Towards minus infinity. The product of two FP32 numbers is exact in FP64; the sum's error (Knuth, "TAOCP" 4.2.2) says
+// on which side of its own rounding the true value lies.
+inline float fused_multiply_add_down(float a, float b, float c) {
+    double const product = static_cast<double>(a) * b;
+    double const sum = product + c;
+    double const virtual_c = sum - product;
+    double const error = (product - (sum - virtual_c)) + (c - virtual_c);
+    float const rounded = static_cast<float>(sum);
+    bool const above = static_cast<double>(rounded) > sum || (static_cast<double>(rounded) == sum && error < 0.0);
+    return above ? std::nextafter(rounded, -INFINITY) : rounded;
+}
 // Correctly rounded, where the GPU's is within 2^-22; subnormal results are flushed to zero as there.
 inline float exp2_approx(float x) {
     double const y = std::exp2(static_cast<double>(x));
@@ -232,6 +252,7 @@ inline float divide(float a, float b) { return a / b; }
 inline float as_float(int bits) { return harness::bit_cast<float>(bits); }
 inline uint32_t as_bits(float value) { return harness::bit_cast<uint32_t>(value); }
 inline int round_to_int(float x) { return static_cast<int>(std::nearbyint(x)); }
+inline int minimum(int a, int b) { return a < b ? a : b; }
 inline float minimum(float a, float b) { return std::fmin(a, b); }
 inline float maximum(float a, float b) { return std::fmax(a, b); }
 
@@ -244,15 +265,15 @@ inline uint32_t permute_bytes(uint32_t x, uint32_t y, uint32_t selector) {
     }
     return result;
 }
-inline int dot4_u8(uint32_t a, uint32_t b, int c) {
-    for (int i = 0; i < 4; ++i) {
-        c += static_cast<int>((a >> (8 * i) & 0xffu) * (b >> (8 * i) & 0xffu));
-    }
-    return c;
-}
 
 inline uint32_t pack_half2(float low, float high) {
     return static_cast<uint32_t>(float_to_half(high)) << 16 | float_to_half(low);
+}
+inline uint32_t add_half2(uint32_t a, uint32_t b) {
+    auto const lane = [&](int shift) {
+        return half_to_float(static_cast<uint16_t>(a >> shift)) + half_to_float(static_cast<uint16_t>(b >> shift));
+    };
+    return pack_half2(lane(0), lane(16));
 }
 inline uint32_t subtract_half2(uint32_t a, uint32_t b) {
     auto const lane = [&](int shift) {

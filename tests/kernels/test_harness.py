@@ -223,15 +223,15 @@ PLANTED = {
     ),
     "copies that nobody waits for": (
         "shared_tile.cuh",
-        "        copy_async_wait_all();",
+        "        copy_async_wait();",
         "",
         "an asynchronous copy into it has not been waited for",
     ),
     "a warp that reads its output too early": ("attention.cuh", "        sync_warp();", "", "race: "),
     "rows beyond the last token": (
-        "shared_tile.cuh",
-        "first + row < limit && byte < kValidBytes",
-        "first + row < limit + 1 && byte < kValidBytes",
+        "tiles.cuh",
+        "rows = minimum(rows, limit - 1 - first",
+        "rows = minimum(rows, limit - first",
         "bytes of global memory outside of every buffer",
     ),
     "output rows beyond the last token": (
@@ -243,7 +243,7 @@ PLANTED = {
     "a stage too many": (
         "attention.cuh",
         "return keys_at(stage) + Config::kKeyBytes;",
-        "return keys_at(stage + 1) + Config::kKeyBytes;",
+        "return keys_at(stage + Config::kStageBytes) + Config::kKeyBytes;",
         "of shared memory, which has",
     ),
     "a missing lane": (
@@ -253,9 +253,9 @@ PLANTED = {
         "deadlock|the warp has parted",
     ),
     "rows that nobody loads": (
-        "shared_tile.cuh",
-        "constexpr int kTotal = kRows * kPieces;",
-        "constexpr int kTotal = (kRows - 1) * kPieces;",
+        "tiles.cuh",
+        "constexpr int kItems = kTileRows / kRowsOfItem;",
+        "constexpr int kItems = kTileRows / kRowsOfItem - 1;",
         "which nothing has written",
     ),
 }
@@ -306,7 +306,7 @@ def test_a_source_that_does_not_compile(tmp_path: Path) -> None:
 
 
 def test_the_static_assertions_speak(tmp_path: Path) -> None:
-    bad = dataclasses.replace(variant_of(INT8, SMALL), tile=Tile(24, 32, 2))
+    bad = dataclasses.replace(variant_of(INT8, SMALL), tile=Tile(40, 32, 2))
     with pytest.raises(BuildError, match="each warp takes whole groups of 16 query rows"):
         Harness([bad], cache=tmp_path)
     long = Variant(64, "int8", "int8", "int8", False, Tile(64, 160, 4))

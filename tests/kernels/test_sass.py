@@ -15,20 +15,36 @@ TEXT = """
         /*0000*/   LDC R1, c[0x0][0x28] ;
 .L_x_3:
         /*0010*/   LDGSTS.E.BYPASS.128 [R1], [R2.64] ;
-        /*0020*/   @!P0 BRA `(.L_x_1) ;
-        /*0030*/   IMMA.16832.S8.S8 R4, R8.ROW, R9.COL, R4 ;
-        /*0040*/   IMMA.16832.U8.S8 R4, R8.ROW, R9.COL, R4 ;
-        /*0050*/   @P0 BRA `(.L_x_0) ;
-{masks}
+        /*0020*/   IMMA.16832.S8.S8 R4, R8.ROW, R9.COL, R4 ;
+        /*0030*/   IMMA.16832.U8.S8 R4, R8.ROW, R9.COL, R4 ;
+        /*0040*/   @P0 BRA `(.L_x_0) ;
+{rescale}
 .L_x_0:
         /*0060*/   MUFU.EX2 R1, R1 ;
-        /*0070*/   BRA `(.L_x_2) ;
-.L_x_1:
-        /*0080*/   IMMA.16832.S8.S8 R4, R8.ROW, R9.COL, R4 ;
-.L_x_2:
-        /*0090*/   @P1 BRA `(.L_x_3) ;
-        /*00a0*/   EXIT ;
-""".replace("{masks}", "\n".join(f"        /*01{i}0*/   FSEL R{i}, R{i}, -INF , !P1 ;" for i in range(8)))
+        /*0070*/   @P1 BRA `(.L_x_3) ;
+.L_x_5:
+        /*0080*/   @P2 BRA `(.L_x_6) ;
+        /*0090*/   LDGSTS.E.BYPASS.128 [R1], [R2.64] ;
+.L_x_6:
+        /*00a0*/   @P0 BRA `(.L_x_7) ;
+        /*00b0*/   IMMA.16832.S8.S8 R4, R8.ROW, R9.COL, R4 ;
+        /*00c0*/   IMMA.16832.U8.S8 R4, R8.ROW, R9.COL, R4 ;
+        /*00d0*/   @P1 BRA `(.L_x_8) ;
+{mask}
+.L_x_8:
+        /*00e0*/   MUFU.EX2 R1, R1 ;
+        /*00f0*/   BRA `(.L_x_9) ;
+.L_x_7:
+        /*0100*/   IMMA.16832.S8.S8 R4, R8.ROW, R9.COL, R4 ;
+        /*0108*/   @P1 BRA `(.L_x_9) ;
+{mask}
+.L_x_9:
+        /*0110*/   @P2 EXIT ;
+        /*0120*/   BRA `(.L_x_5) ;
+"""
+for _kind, _text in {"rescale": "FMUL R{i}, R{i}, R9", "mask": "FSEL R{i}, R{i}, -INF , !P1"}.items():
+    _lines = "\n".join(f"        /*02{i}0*/   {_text.format(i=i)} ;" for i in range(8))
+    TEXT = TEXT.replace(f"{{{_kind}}}", _lines)
 
 
 def test_opcodes_are_read_with_and_without_a_predicate() -> None:
@@ -36,13 +52,28 @@ def test_opcodes_are_read_with_and_without_a_predicate() -> None:
     assert sass.opcodes(sass.parse(text)) == {"LDC": 1, "EXIT": 1, "IMMA.16832.S8.S8": 1}
 
 
-def test_a_full_tile_is_the_way_with_the_more_products_without_its_mask() -> None:
-    cost = sass.tile_cost(TEXT)
-    assert cost.instructions == {
-        "LDGSTS.E.BYPASS.128": 1, "BRA": 3, "IMMA.16832.S8.S8": 1, "IMMA.16832.U8.S8": 1, "MUFU.EX2": 1,
+def test_the_ways_through_the_loops() -> None:
+    """A loop for whole tiles, and one for the last two, whose last turn brings nothing, and masks."""
+    costs = sass.loop_costs(TEXT)
+    assert costs.full.instructions == {
+        "LDGSTS.E.BYPASS.128": 1, "BRA": 2, "IMMA.16832.S8.S8": 1, "IMMA.16832.U8.S8": 1, "MUFU.EX2": 1,
     }  # fmt: skip
-    assert (cost.issued, cost.tensor_cycles, cost.exponential_cycles) == (7, 16, 8)
-    assert cost.row().endswith("at most 100% of the tensor core")
+    assert (costs.full.issued, costs.full.tensor_cycles, costs.full.exponential_cycles) == (6, 16, 8)
+    assert costs.full.row().endswith("at most 100% of the tensor core")
+    assert costs.rescaled.instructions == {**costs.full.instructions, "FMUL": 8}
+    assert costs.last.instructions["FSEL"] == costs.tail.instructions["FSEL"] == 8
+    assert (costs.last.tensor_cycles, costs.tail.tensor_cycles) == (16, 8)
+    assert "LDGSTS.E.BYPASS.128" not in costs.last.instructions
+
+
+@pytest.mark.parametrize(
+    ("keys", "kinds"),
+    [(1, ["tail"]), (64, ["last"]), (96, ["rescaled", "tail"]), (193, ["rescaled", "full", "full", "tail"])],
+)
+def test_the_tiles_of_a_number_of_keys(keys: int, kinds: list[str]) -> None:
+    costs = sass.loop_costs(TEXT)
+    tiles = [getattr(costs, kind) for kind in kinds]
+    assert costs.attention(keys, 64).issued == sum(tile.issued for tile in tiles)
 
 
 def test_a_loop_without_products() -> None:
@@ -71,9 +102,10 @@ def test_the_products_and_exponentials_of_a_tile_are_those_of_its_shape(
     cost = cost_of(head_dim, input, probability, DEFAULT_TILE)
     rate = {"int8": 512, "fp16": 256}
     products = 16 * 64 * head_dim
-    assert cost.tensor_cycles == products // rate[input] + products // rate[probability]
-    rows = 2 if probability == "int8" else 1  # beside P: the decay of what was, and in INT8 the share of the tile
-    assert cost.instructions["MUFU.EX2"] == 16 * 64 // 32 + 2 * rows
+    sum_of_p = 16 * 64 * 8 // rate["int8"] if probability == "int8" else 0  # by a column of ones beside V
+    assert cost.tensor_cycles == products // rate[input] + products // rate[probability] + sum_of_p
+    # Beside P, for two rows: the decay of what was, or in INT8 the share of the tile.
+    assert cost.instructions["MUFU.EX2"] == 16 * 64 // 32 + 2
     assert not {name for name in cost.instructions if name.startswith(("LDL", "STL", "I2F", "F2I"))}
 
 
@@ -92,7 +124,7 @@ def test_the_build_prints_what_a_tile_costs(
     variant = Variant(64, "int8", "int8", "int8", False, DEFAULT_TILE)
     monkeypatch.setattr(build, "all_variants", lambda dims: [variant])
     assert build.main(["--arch", "sm_87", "--head-dim", "64", "--mix"]) == 0
-    assert "256 cycles of the tensor core, 288 of exponentials: at most" in capsys.readouterr().out
+    assert "| 64 | int8, P int8 | int8 | 64 × 64 |" in capsys.readouterr().out
 
 
 def test_a_file_that_is_no_cubin(tmp_path: Path) -> None:

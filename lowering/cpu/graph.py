@@ -9,6 +9,9 @@ import numpy.typing as npt
 import onnx
 from onnx import numpy_helper
 
+from vitc.lowering.gate.limits import MOVES
+from vitc.lowering.gate.structure import is_known_type
+
 
 class GraphIndex:
     """Who makes and who reads each tensor. Valid as long as the graph's edges do not change."""
@@ -26,20 +29,29 @@ class GraphIndex:
 
     def constant(self, name: str) -> npt.NDArray[np.generic] | None:
         """The value of an initializer, or of what Constant, Cast and Identity make of one; None otherwise."""
-        if name in self.initializers:
-            return numpy_helper.to_array(self.initializers[name])
-        node = self.producer.get(name)
-        if node is None:
+        casts: list[int] = []
+        for _ in range(MOVES):
+            if name in self.initializers:
+                return _cast(numpy_helper.to_array(self.initializers[name]), casts)
+            node = self.producer.get(name)
+            attributes = {} if node is None else {attribute.name: attribute for attribute in node.attribute}
+            if node is None or node.op_type not in ("Constant", "Cast", "Identity"):
+                return None
+            if node.op_type == "Constant":
+                return _cast(_constant_value(attributes), casts)
+            if node.op_type == "Cast":
+                casts.append(attributes["to"].i)
+            name = node.input[0]
+        return None
+
+
+def _cast(value: npt.NDArray[np.generic] | None, casts: list[int]) -> npt.NDArray[np.generic] | None:
+    """The value after all casts, of which the last comes first; None where one is to no type of NumPy's."""
+    for data_type in reversed(casts):
+        if value is None or not is_known_type(data_type):
             return None
-        attributes = {attribute.name: attribute for attribute in node.attribute}
-        if node.op_type == "Constant":
-            return _constant_value(attributes)
-        if node.op_type not in ("Cast", "Identity"):
-            return None
-        value = self.constant(node.input[0])
-        if value is None or node.op_type == "Identity":
-            return value
-        return value.astype(onnx.helper.tensor_dtype_to_np_dtype(attributes["to"].i))
+        value = value.astype(onnx.helper.tensor_dtype_to_np_dtype(data_type))
+    return value
 
 
 def _constant_value(attributes: dict[str, onnx.AttributeProto]) -> npt.NDArray[np.generic] | None:

@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitc.errors import BuildError, missing
+from vitc.errors import missing
 from vitc.lowering.cpu.engine import Port
 from vitc.lowering.cpu.machine import int8_saturates
 
 if TYPE_CHECKING:
     import onnx
+
+    from vitc.lowering.gate.tensors import Read
 
 # Protobuf's limit, with room for what is not weights.
 _PROTOBUF_LIMIT = 2**31 - 2**24
@@ -85,18 +87,18 @@ def prepare(proto: onnx.ModelProto, engine: str) -> onnx.ModelProto:
     return proto
 
 
-def load(model: Path | bytes) -> onnx.ModelProto:
-    """The model, with its external data. Raises BuildError, MissingDependencyError."""
+def load(model: Path | bytes, read: Read | None = None) -> onnx.ModelProto:
+    """The model through the gate, with its external data: what `read` gives for a location, or lies beside the path.
+
+    Raises BuildError, MissingDependencyError.
+    """
     try:
-        import onnx
-        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        import onnx  # noqa: F401
     except ImportError as error:
         raise missing("onnx", "running a model on the CPU") from error
-    try:
-        return onnx.load_model_from_string(model) if isinstance(model, bytes) else onnx.load_model(str(model))
-    except (DecodeError, FileNotFoundError, onnx.checker.ValidationError) as error:
-        source = f"{len(model)} bytes" if isinstance(model, bytes) else str(model)
-        raise BuildError(f"{source}: not an ONNX model, or its external data is not beside it ({error})") from error
+    from vitc.lowering.gate import admit_for_engine
+
+    return admit_for_engine(model, read)
 
 
 def _weights(proto: onnx.ModelProto) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from vitc.lowering.lint.report import LintReport, Verdict
 from vitc.lowering.tensorrt.kinds import Kind
 from vitc.lowering.tensorrt.layers import Layer, LayerTable
+from vitc.printable import printable
 
 _FLOAT_GEMMS = (Kind.FP16_GEMM, Kind.FP32_GEMM)
 #: Where a layer of several of these holds a node, the first says what the node became.
@@ -29,7 +30,7 @@ class Difference:
 
     def __str__(self) -> str:
         return (
-            f"{self.node}: predicted {self.predicted.value}, the engine has"
+            f"{printable(self.node)}: predicted {self.predicted.value}, the engine has"
             f" {self.actual.value if self.actual else 'no such layer'}"
         )
 
@@ -69,7 +70,7 @@ class Agreement:
             " copies:"
         ]
         lines += [f"  {difference}" for difference in self.differences]
-        lines += [f"  a copy in a block without one predicted: {layer.name}" for layer in self.copies]
+        lines += [f"  a copy in a block without one predicted: {printable(layer.name)}" for layer in self.copies]
         return "\n".join(lines)
 
 

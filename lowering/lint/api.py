@@ -8,8 +8,9 @@ from pathlib import Path
 import onnx
 
 from vitc.errors import InputError
+from vitc.lowering.gate import admit
 from vitc.lowering.lint import attention, elementwise, gemm
-from vitc.lowering.lint.graph import LintGraph, without_weights
+from vitc.lowering.lint.graph import LARGE, LintGraph, without_weights
 from vitc.lowering.lint.report import LintReport, Verdict
 from vitc.lowering.lint.rules import Engine, engine_for, engine_named, rules
 from vitc.targets import Target
@@ -69,20 +70,13 @@ def _found(graph: LintGraph, engine: Engine) -> Iterator[tuple[str, list[onnx.No
 
 def _load(model: str | Path | bytes | onnx.ModelProto) -> tuple[str, onnx.ModelProto]:
     """A name for the model, and a copy without its weights."""
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-
     if isinstance(model, onnx.ModelProto):
-        return "the model", without_weights(model)
-    source = "the model" if isinstance(model, bytes) else Path(model).name
-    try:
-        if isinstance(model, bytes):
-            proto = onnx.load_model_from_string(model)
-        elif not Path(model).is_file():
-            raise InputError(f"there is no ONNX file {str(model)!r}; export one, or name the model.onnx of a bundle")
-        else:
-            proto = onnx.load_model(str(model))
-    except (DecodeError, FileNotFoundError, onnx.checker.ValidationError) as error:
-        raise InputError(f"{source} is not an ONNX model, or its external data is not beside it ({error})") from error
-    if not proto.graph.node:
-        raise InputError(f"{source} is not an ONNX model: it has no nodes")
-    return source, without_weights(proto)
+        copy = onnx.ModelProto()
+        copy.CopyFrom(model)
+        return "the model", without_weights(admit(copy, InputError, largest=LARGE))
+    if isinstance(model, bytes):
+        return "the model", without_weights(admit(model, InputError, largest=LARGE))
+    path = Path(model)
+    if not path.is_file():
+        raise InputError(f"there is no ONNX file {str(model)!r}; export one, or name the model.onnx of a bundle")
+    return path.name, without_weights(admit(path, InputError, largest=LARGE))

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import onnx
 
+from vitc.lowering.gate.limits import MOVES
 from vitc.lowering.lint.gemm import is_product
-from vitc.lowering.lint.graph import MOVEMENT, LintGraph, attributes
+from vitc.lowering.lint.graph import MOVEMENT, LintGraph, attributes, scale_of
 from vitc.lowering.lint.operands import operand
 
 #: What may stand between QKᵀ and softmax.
@@ -45,7 +46,7 @@ def spelled_attentions(graph: LintGraph) -> Iterator[Attention]:
 def _scores(graph: LintGraph, name: str, path: list[onnx.NodeProto]) -> onnx.NodeProto | None:
     """The product of two activations that softmax normalizes, with the nodes on the way."""
     node = graph.producer(name)
-    while node is not None and node.op_type in _ON_THE_WAY:
+    while node is not None and node.op_type in _ON_THE_WAY and len(path) < MOVES:
         path.append(node)
         moving = [i for i in node.input if i and i not in graph.constants]
         # Of a computed bias and the scores, the scores come from a product.
@@ -70,13 +71,12 @@ def spelled_rule(graph: LintGraph, attention: Attention) -> str:
 
 
 def is_vit_attention(node: onnx.NodeProto) -> bool:
-    return node.op_type == "VitAttention" and node.domain == "vitc"
+    return node.op_type == "VitAttention" and node.domain == "vitc" and bool(node.input and node.output)
 
 
 def vit_attention_rule(graph: LintGraph, node: onnx.NodeProto) -> str:
     given = attributes(node)
-    int8_in = float(given.get("q_scale", 0.0)) > 0
-    int8_out = float(given.get("out_scale", 0.0)) > 0
+    int8_in, int8_out = (scale_of(given, name) > 0 for name in ("q_scale", "out_scale"))
     if "plugin_namespace" not in given:
         if int8_in:
             return "attention-function-int8"

@@ -91,6 +91,8 @@ def _dequantize(graph: LintGraph, node: onnx.NodeProto) -> Iterator[Found]:
 def _concat(graph: LintGraph, node: onnx.NodeProto) -> Iterator[Found]:
     operands = [operand(graph, name) for name in node.input]
     scales = {one.dequantize.input[1] for one in operands if one is not None and not one.weight}
-    values = {float(value.flat[0]) for scale in scales if (value := graph.index.constant(scale)) is not None}
+    values = {
+        float(value.flat[0]) for scale in scales if (value := graph.index.constant(scale)) is not None and value.size
+    }
     if len(values) > 1:
         yield "scales-differ-where-tensors-meet", node

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 
+from vitc.lowering.gate.limits import MOVES
 from vitc.lowering.lint.graph import MOVEMENT, SPLITTING, LintGraph, attributes
 from vitc.lowering.lint.operands import Operand, operand
 
@@ -69,7 +70,10 @@ def _is_split(graph: LintGraph, product: onnx.NodeProto) -> bool:
     if len(readers) == 1 and readers[0].op_type == "Add" and any(i in graph.constants for i in readers[0].input):
         name = readers[0].output[0]
     moved: set[str] = set()
-    while len(readers := graph.readers(name)) == 1 and readers[0].op_type in MOVEMENT - SPLITTING:
+    for _ in range(MOVES):
+        readers = graph.readers(name)
+        if len(readers) != 1 or readers[0].op_type not in MOVEMENT - SPLITTING:
+            break
         moved.add(readers[0].op_type)
         name = readers[0].output[0]
     if not {"Reshape", "Transpose"} <= moved or not any(_cuts_first_axis(graph, node) for node in readers):

@@ -11,10 +11,15 @@ import onnx
 from onnx import TensorProto, helper
 
 from vitc.lowering.cpu.graph import GraphIndex
+from vitc.lowering.gate.limits import MOVES, NAME
+from vitc.lowering.gate.structure import is_known_type
 from vitc.lowering.tensorrt.layers import module_of
 
 #: Bytes. No scale, zero point, index or shape of a Vision Transformer is larger.
-_LARGE = 2**18
+LARGE = 2**18
+_KNOWN_DOMAINS = ("", "ai.onnx", "com.microsoft", "vitc")
+#: Nodes that are looked at for who reads a tensor.
+_MOST_READERS = 1_000
 #: They move elements and do not look at them.
 MOVEMENT = frozenset(
     {
@@ -61,7 +66,7 @@ class LintGraph:
         todo, seen = [name], set()
         while todo:
             for node in self.readers(todo.pop()):
-                if id(node) in seen:
+                if id(node) in seen or len(seen) == _MOST_READERS:
                     continue
                 seen.add(id(node))
                 if node.op_type in ops:
@@ -72,14 +77,16 @@ class LintGraph:
     def origin(self, name: str, ops: frozenset[str] = MOVEMENT) -> onnx.NodeProto | None:
         """The node that computes `name`, past those that only move it; None for inputs and initializers."""
         node = self.producer(name)
-        while node is not None and node.op_type in ops:
+        for _ in range(MOVES):
+            if node is None or node.op_type not in ops:
+                break
             node = self.producer(node.input[0])
         return node
 
     def dtype(self, name: str) -> str:
         """ "float16", "int8" …; "" where it can't be inferred."""
         kind = self._types.get(name, (0, None))[0]
-        return str(helper.tensor_dtype_to_np_dtype(kind)) if kind else ""
+        return str(helper.tensor_dtype_to_np_dtype(kind)) if is_known_type(kind) else ""
 
     def rank(self, name: str) -> int | None:
         return self._types.get(name, (0, None))[1]
@@ -89,24 +96,43 @@ class LintGraph:
         neither."""
         for entry in node.metadata_props:
             if entry.key == "pkg.torch.onnx.name_scopes":
-                scopes = [scope for scope in ast.literal_eval(entry.value)[:-1] if scope]
-                return str(scopes[-1]) if scopes else ""
+                scopes = [scope for scope in _scopes(entry.value)[:-1] if scope]
+                return scopes[-1] if scopes else ""
         return module_of(node.name)
 
 
+def _scopes(text: str) -> list[str]:
+    """The list of names that torch's exporter wrote; empty where it is none."""
+    try:
+        found = ast.literal_eval(text) if len(text) <= NAME else None
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        found = None
+    return found if isinstance(found, list) and all(isinstance(name, str) for name in found) else []
+
+
+def scale_of(attributes: dict[str, Any], name: str) -> float:
+    """A scale of vitc::VitAttention; 0, which is floating point, where there is none."""
+    value = attributes.get(name)
+    return value if isinstance(value, float) else 0.0
+
+
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute if attribute.type}
+    """The values by name; those that a function's caller gives are left out."""
+    return {a.name: helper.get_attribute_value(a) for a in node.attribute if a.type and not a.ref_attr_name}
 
 
 def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which large initializers keep name, type and shape, and lose their values."""
     graph = onnx.GraphProto(name=proto.graph.name)
     graph.node.extend(proto.graph.node)
+    for node in graph.node:
+        if node.domain not in _KNOWN_DOMAINS:
+            node.op_type = f"{node.domain}::{node.op_type}"  # whatever its name, it is not ONNX's operator
     graph.input.extend(proto.graph.input)
     graph.output.extend(proto.graph.output)
     graph.value_info.extend(proto.graph.value_info)
     for tensor in proto.graph.initializer:
-        if len(tensor.raw_data) > _LARGE:
+        if len(tensor.raw_data) > LARGE:
             tensor = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
         graph.initializer.append(tensor)
     model = onnx.ModelProto(ir_version=proto.ir_version, graph=graph)
@@ -117,14 +143,19 @@ def without_weights(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 def _types(proto: onnx.ModelProto) -> dict[str, tuple[int, int | None]]:
     """Element type and rank of each tensor where they can be inferred."""
-    graph = onnx.shape_inference.infer_shapes(proto).graph
+    try:
+        graph = onnx.shape_inference.infer_shapes(proto).graph
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
+        graph = proto.graph  # what the file states itself
     found: dict[str, tuple[int, int | None]] = {t.name: (t.data_type, len(t.dims)) for t in proto.graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         tensor = value.type.tensor_type
         found.setdefault(value.name, (tensor.elem_type, len(tensor.shape.dim) if tensor.HasField("shape") else None))
     for node in proto.graph.node:  # what inference does not know of: vitc's own operator
-        if node.op_type == "VitAttention" and found.get(node.output[0], (0, None))[0] == TensorProto.UNDEFINED:
-            int8 = float(attributes(node).get("out_scale", 0.0)) > 0
+        if node.op_type != "VitAttention" or not node.input or not node.output:
+            continue
+        if found.get(node.output[0], (0, None))[0] == TensorProto.UNDEFINED:
+            int8 = scale_of(attributes(node), "out_scale") > 0
             read = found.get(node.input[0], (0, None))[0]
             found[node.output[0]] = (
                 TensorProto.INT8 if int8 else TensorProto.FLOAT16 if read == TensorProto.INT8 else read,

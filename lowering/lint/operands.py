@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from vitc.lowering.gate.limits import MOVES
 from vitc.lowering.lint.graph import MOVEMENT, LintGraph, attributes
 
 
@@ -28,7 +29,7 @@ def operand(graph: LintGraph, name: str) -> Operand | None:
     """The operand `name`, looked at past movement; None where it is not dequantized."""
     moves = []
     node = graph.producer(name)
-    while node is not None and node.op_type in MOVEMENT:
+    while node is not None and node.op_type in MOVEMENT and len(moves) < MOVES:
         moves.append(node)
         node = graph.producer(node.input[0])
     if node is None or node.op_type != "DequantizeLinear":
@@ -59,10 +60,15 @@ def _axis(graph: LintGraph, dequantize: onnx.NodeProto, moves: list[onnx.NodePro
     rank = graph.rank(dequantize.input[0])
     if rank is None:
         return None
+    if not rank:
+        return None
     axis = int(attributes(dequantize).get("axis", 1)) % rank
     for move in reversed(moves):
         if move.op_type == "Transpose":
-            axis = list(attributes(move).get("perm", range(rank)[::-1])).index(axis)
+            order = list(attributes(move).get("perm", range(rank)[::-1]))
+            if axis not in order:
+                return None
+            axis = order.index(axis)
         elif move.op_type not in ("Cast", "Identity"):
             return None
     return axis

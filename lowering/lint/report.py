@@ -9,6 +9,7 @@ from typing import Any
 from vitc.cost.records import block_of
 from vitc.lowering.lint.rules import REFUSED, SEVERITIES, Engine, Outcome, Rule, Severity
 from vitc.lowering.tensorrt.kinds import Kind
+from vitc.printable import printable
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class LintReport:
 
     def text(self, notes: bool = False) -> str:
         """The blocks, then each rule that was met with its nodes; `notes`: those too where nothing is to mend."""
-        lines = [f"{self.source} on {self.target}, {self.engine.title}", self.line(), ""]
+        lines = [f"{printable(self.source)} on {self.target}, {self.engine.title}", self.line(), ""]
         lines += _block_lines(self.blocks())
         shown = ("error", "warning", "note") if notes else ("error", "warning")
         by_rule: dict[str, list[Verdict]] = {}
@@ -124,7 +125,7 @@ class LintReport:
 
 def _rule_lines(verdicts: list[Verdict]) -> list[str]:
     first = verdicts[0]
-    places = [f"{v.nodes[0]} (module {v.module})" if v.module else v.nodes[0] for v in verdicts]
+    places = [_place(verdict) for verdict in verdicts]
     more = f" and {len(places) - 3} more" if len(places) > 3 else ""
     lines = [
         f"{first.severity}: {first.rule.id}, {len(places)}×: {first.rule.about}",
@@ -136,6 +137,11 @@ def _rule_lines(verdicts: list[Verdict]) -> list[str]:
     return [*lines, f"  source  {first.outcome.evidence}"]
 
 
+def _place(verdict: Verdict) -> str:
+    node = printable(verdict.nodes[0])
+    return f"{node} (module {printable(verdict.module)})" if verdict.module else node
+
+
 def _counts(verdicts: tuple[Verdict, ...]) -> dict[str, int]:
     counts = Counter(v.kind.value for v in verdicts if v.kind is not None)
     counts.update(v.rule.id for v in verdicts if v.kind is None and v.severity != "good")
@@ -145,7 +151,8 @@ def _counts(verdicts: tuple[Verdict, ...]) -> dict[str, int]:
 def _block_lines(blocks: dict[str, tuple[Verdict, ...]]) -> list[str]:
     """One line a run of equal blocks."""
     rows: list[tuple[str, str, str]] = []
-    for name, verdicts in blocks.items():
+    for block, verdicts in blocks.items():
+        name = printable(block)
         worst = max((v.severity for v in verdicts), key=SEVERITIES.index)
         text = ", ".join(f"{count} {what}" for what, count in _counts(verdicts).items())
         if rows and rows[-1][1:] == (worst, text):

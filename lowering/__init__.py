@@ -2,6 +2,7 @@
 
 onnx/         a Program becomes an ONNX file, the same one for every engine
 substitution  vitc::VitAttention as TensorRT's plugin: matched, shown, replaced, compared
+gate/         ONNX files come in here: what is not whole, in order and bounded is refused
 lint/         says before a build what an engine will do with an ONNX graph
 tensorrt/     ONNX to a TensorRT engine and the table of its layers
 cpu/          ONNX on this processor: ONNX Runtime, OpenVINO, or vitc's own INT8 kernels

@@ -27,6 +27,7 @@ explore        that file from a shell
 cli            the same from a shell
 demo/          `python -m vitc.demo`
 doctor         what is installed here, and what can be built
+printable      names from files as a terminal may have them
 ownership      whose a file is: code is loaded from files of one's own
 task           what a model's outputs mean: labels, scores, boxes
 files/         files read with care, and saved in one step

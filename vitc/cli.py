@@ -11,6 +11,7 @@ import typer
 
 from vitc.errors import InputError
 from vitc.exit_codes import CHECK_FAILED
+from vitc.printable import printable_lines
 from vitc.explore import explore
 from vitc.terminal import run_command
 
@@ -179,17 +180,26 @@ def sensitivity(
 
 @app.command()
 def lint(
-    model: Annotated[Path, typer.Argument(help="an ONNX file, of vitc or of another tool")],
-    target: TargetName = "orin",
+    model: Annotated[Path, typer.Argument(help="an ONNX file, of vitc or of another tool, or a bundle")],
+    target: Annotated[
+        str | None, typer.Option("--target", "-t", help="a target's name or file; default: the bundle's own, or orin")
+    ] = None,
     engine: Annotated[str | None, typer.Option(help="'tensorrt 10.3', 'tensorrt-rtx 1.7', 'openvino' …")] = None,
     prove: Annotated[bool, typer.Option(help="also build it with TensorRT-RTX, without a GPU, and compare")] = False,
     notes: Annotated[bool, typer.Option(help="also what need not be mended")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say what an engine will do with each block of an ONNX file, and why. Exit code 3: errors, or the proof
-    differs."""
+    """Say what an engine will do with each block of an ONNX file or a bundle, and why. Exit code 3: errors, or the
+    proof differs."""
+    from vitc.bundle import is_bundle, read_bundle
     from vitc.lowering.lint import lint as lint_model
+    from vitc.targets import available
 
+    if is_bundle(model):
+        bundle = read_bundle(model)
+        model, own = bundle.model, bundle.manifest.target.get("name")
+        target = target or (own if own in available() else None)
+    target = target or "orin"
     report = lint_model(model, target, engine=engine)
     data, text = report.to_dict(), report.text(notes)
     differs = False
@@ -428,7 +438,7 @@ def _load_pass_files(paths: list[Path] | None) -> None:
 
 
 def _print(data: Any, text: str, as_json: bool) -> None:
-    print(json.dumps(data, indent=2, default=str) if as_json else text)
+    print(json.dumps(data, indent=2, default=str) if as_json else printable_lines(text))
 
 
 def main() -> None:

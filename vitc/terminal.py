@@ -11,6 +11,7 @@ from contextlib import suppress
 
 from vitc.errors import VitcError
 from vitc.exit_codes import OK, USER_ERROR
+from vitc.printable import printable_lines
 
 # What vitc's own texts hold beyond ASCII, for terminals that can't show it.
 _PLAIN = {"→": "->", "×": "x", "…": "...", "–": "-", "—": "-", "·": ".", "≤": "<=", "≥": ">=", "±": "+-", "²": "2"}
@@ -41,7 +42,7 @@ def run_command(program: str, command: Callable[[], int]) -> int:
         return USER_ERROR
     except (VitcError, OSError) as error:
         with suppress(OSError):  # stderr may be on the same disk
-            print(f"{program}: {error}", file=sys.stderr, flush=True)
+            print(printable_lines(f"{program}: {error}"), file=sys.stderr, flush=True)
         _close_stdout()
         return USER_ERROR
     return code

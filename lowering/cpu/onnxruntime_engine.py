@@ -46,7 +46,10 @@ class OnnxRuntimeEngine:
         if session is None:
             raise InputError(no_longer_open(self.name))
         names = [port.name for port in self.outputs]
-        return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        try:
+            return dict(zip(names, session.run(names, dict(feeds)), strict=True))
+        except Exception as error:  # as above; from a message that is no text also UnicodeDecodeError
+            raise BuildError(f"ONNX Runtime {self.version} could not run the model: {error}") from error
 
     def close(self) -> None:
         self._session = None

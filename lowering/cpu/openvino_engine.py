@@ -35,7 +35,8 @@ class OpenVinoEngine:
         try:
             network = core.read_model(model.model if isinstance(model.model, bytes) else str(model.model))
             self._compiled: Any = core.compile_model(network, "CPU", config)
-        except RuntimeError as error:
+        # RuntimeError by contract; a message that is no text makes it a UnicodeDecodeError.
+        except (RuntimeError, ValueError) as error:
             raise BuildError(f"OpenVINO {self.version} could not load the model: {error}") from error
         # An input that the graph does not use is gone from it, and is not fed.
         self._fed = frozenset(name for port in self._compiled.inputs for name in port.names)
@@ -48,7 +49,10 @@ class OpenVinoEngine:
             # share_inputs: the arrays outlive this call, so they need not be copied in. The results must be
             # copied out, before another call writes over them.
             used = {name: array for name, array in feeds.items() if name in self._fed}
-            results = request.infer(used, share_inputs=True, share_outputs=True)
+            try:
+                results = request.infer(used, share_inputs=True, share_outputs=True)
+            except RuntimeError as error:
+                raise BuildError(f"OpenVINO {self.version} could not run the model: {error}") from error
             return {port.name: np.array(results[i]) for i, port in enumerate(self.outputs)}
 
     @contextmanager

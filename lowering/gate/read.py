@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import stat
 from pathlib import Path
 
 import onnx
 
 from vitc.errors import BuildError, VitcError
+from vitc.files.plain import read_plain
 from vitc.lowering.gate import limits
 from vitc.lowering.gate.sizes import check_sizes
 from vitc.lowering.gate.structure import Refused, check_counts, check_operators, check_rules
@@ -56,14 +56,7 @@ def admit_for_engine(model: Path | bytes | onnx.ModelProto, read: Read | None = 
 def _bytes(model: Path | bytes) -> bytes:
     if isinstance(model, bytes):
         return model
-    found = model.stat()
-    if not stat.S_ISREG(found.st_mode):
-        raise Refused("it is no plain file")
-    if found.st_size > limits.FILE_BYTES:
-        raise Refused(
-            f"it has {found.st_size} bytes; ONNX files have at most {limits.FILE_BYTES}, weights lie beside them"
-        )
-    return model.read_bytes()
+    return read_plain(model, limits.FILE_BYTES)
 
 
 def _parsed(data: bytes) -> onnx.ModelProto:

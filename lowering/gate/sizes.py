@@ -49,5 +49,5 @@ def _bytes(value: onnx.ValueInfoProto) -> int | None:
         return None
     if not all(size.HasField("dim_value") for size in tensor.shape.dim):
         return None
-    itemsize = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
-    return math.prod(size.dim_value for size in tensor.shape.dim) * itemsize
+    itemsize: int = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type).itemsize
+    return math.prod(int(size.dim_value) for size in tensor.shape.dim) * itemsize

@@ -149,7 +149,7 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
     graph.output.extend(proto.graph.output)
     given = {value.name for value in proto.graph.input}
     for tensor in proto.graph.initializer:
-        if len(tensor.raw_data) <= _SMALL and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        if tensor.ByteSize() <= _SMALL and (_has_data(tensor) or 0 in tensor.dims):
             graph.initializer.add().CopyFrom(tensor)
         elif tensor.name not in given:
             graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
@@ -169,6 +169,11 @@ def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 _SMALL = 1024  # bytes: shapes, axes, scales
+
+
+def _has_data(tensor: onnx.TensorProto) -> bool:
+    """False for an external tensor, and for one whose data was left outside."""
+    return any(field.name == "raw_data" or field.name.endswith("_data") for field, _ in tensor.ListFields())
 
 
 def check_operators(proto: onnx.ModelProto) -> None:

@@ -17,7 +17,7 @@ from vitc.lowering.gate.structure import Refused, walk
 #: The bytes of a file of weights, by its location.
 Read = Callable[[str], "bytes | mmap.mmap"]
 
-_BITS = {
+_BITS: dict[int, int] = {
     TensorProto.FLOAT: 32, TensorProto.UINT8: 8, TensorProto.INT8: 8, TensorProto.UINT16: 16, TensorProto.INT16: 16,
     TensorProto.INT32: 32, TensorProto.INT64: 64, TensorProto.BOOL: 8, TensorProto.FLOAT16: 16,
     TensorProto.DOUBLE: 64, TensorProto.UINT32: 32, TensorProto.UINT64: 64, TensorProto.BFLOAT16: 16,
@@ -25,7 +25,7 @@ _BITS = {
     TensorProto.FLOAT8E5M2FNUZ: 8, TensorProto.UINT4: 4, TensorProto.INT4: 4,
 }  # fmt: skip
 #: Where numbers lie that are not raw bytes; all other types: in int32_data.
-_FIELDS = {
+_FIELDS: dict[int, str] = {
     TensorProto.FLOAT: "float_data", TensorProto.DOUBLE: "double_data", TensorProto.INT64: "int64_data",
     TensorProto.UINT32: "uint64_data", TensorProto.UINT64: "uint64_data",
 }  # fmt: skip
@@ -76,7 +76,7 @@ def stated_bytes(tensor: onnx.TensorProto) -> int:
         raise Refused(
             f"its tensor {tensor.name!r} has the shape {list(tensor.dims)[: limits.RANK]}, or is a segment of one"
         )
-    return -(-math.prod(tensor.dims) * bits // 8)
+    return -(-math.prod(int(size) for size in tensor.dims) * bits // 8)
 
 
 def _check_data(tensor: onnx.TensorProto, size: int) -> None:

@@ -63,7 +63,8 @@ class LintGraph:
 
     def readers_past(self, name: str, ops: frozenset[str] = MOVEMENT) -> Iterator[onnx.NodeProto]:
         """The nodes that read `name`, past those that only move it: `ops`."""
-        todo, seen = [name], set()
+        todo = [name]
+        seen: set[int] = set()
         while todo:
             for node in self.readers(todo.pop()):
                 if id(node) in seen or len(seen) == _MOST_READERS:

@@ -27,7 +27,7 @@ class Operand:
 
 def operand(graph: LintGraph, name: str) -> Operand | None:
     """The operand `name`, looked at past movement; None where it is not dequantized."""
-    moves = []
+    moves: list[onnx.NodeProto] = []
     node = graph.producer(name)
     while node is not None and node.op_type in MOVEMENT and len(moves) < MOVES:
         moves.append(node)

@@ -74,6 +74,7 @@ def test_compile_then_check(model: str, tmp_path: Path) -> None:
     out = vitc("compile", model, "--target", "cpu", "--out", str(bundle))
     assert "pipeline" in out
     vitc("check", str(bundle))
+    assert vitc("lint", str(bundle)).startswith("model.onnx on cpu, ")
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from vitc.bundle.contents import BundleContents, Golden
 from vitc.bundle.manifest import SCHEMA
-from vitc.bundle.read import Bundle, read_bundle
+from vitc.bundle.read import Bundle, is_bundle, read_bundle
 from vitc.bundle.records import Dim, FileRecord, GoldenFiles, Manifest, TensorInfo, Tolerance, VersionRange
 from vitc.bundle.signing import sign, verify
 from vitc.bundle.structure import leaf_names, rebuild
@@ -45,6 +45,7 @@ __all__ = [
     "Tolerance",
     "VersionRange",
     "check_destination",
+    "is_bundle",
     "leaf_names",
     "read_bundle",
     "rebuild",

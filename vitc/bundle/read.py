@@ -103,6 +103,15 @@ def _plain(path: Path) -> Iterator[BinaryIO]:
         raise BundleError(f"{path} cannot be read: {error}") from error
 
 
+def is_bundle(path: Path | str) -> bool:
+    """Whether the path is meant as a bundle: a folder, or a file that begins like an archive."""
+    path = Path(path)
+    if not path.is_file():
+        return path.is_dir()
+    with _plain(path) as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
 def read_bundle(path: Path | str) -> Bundle:
     """The bundle at `path`, a folder or a `.vitc` file, with every file's size and SHA-256 checked.
 

@@ -22,6 +22,7 @@ from vitc.errors import InputError
 from vitc.exit_codes import CHECK_FAILED, OK
 from vitc.files.npy import read_npy
 from vitc.lowering.cpu.engine import Array
+from vitc.printable import printable_lines
 from vitc.runtime.bench import make_feeds
 from vitc.runtime.builder import build
 from vitc.runtime.runner import ENGINES, load
@@ -76,7 +77,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _print(options: argparse.Namespace, plain: Any, text: str) -> None:
-    print(json.dumps(plain, default=str) if options.json else text)
+    print(json.dumps(plain, default=str) if options.json else printable_lines(text))
 
 
 def _build(options: argparse.Namespace) -> int:

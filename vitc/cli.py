@@ -11,8 +11,8 @@ import typer
 
 from vitc.errors import InputError
 from vitc.exit_codes import CHECK_FAILED
-from vitc.printable import printable_lines
 from vitc.explore import explore
+from vitc.printable import printable_lines
 from vitc.terminal import run_command
 
 if TYPE_CHECKING:

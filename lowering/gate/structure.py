@@ -137,7 +137,7 @@ def is_known_type(data_type: int) -> bool:
 
 
 def skeleton(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which weights are inputs of their type and shape, and operators that ONNX does not know are told apart."""
+    """A copy in which weights are inputs of their type and shape, and unknown operators have a domain of their own."""
     model = onnx.ModelProto()
     model.ir_version = proto.ir_version
     model.opset_import.extend(proto.opset_import)

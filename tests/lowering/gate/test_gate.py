@@ -44,8 +44,8 @@ def function(name: str, *calls: str) -> onnx.FunctionProto:
 
 CALL = [node("F0", ["x"], ["y"], domain="d")]
 RELU = [node("Relu", ["x"], ["y"])]
-DOUBLING = tuple(function(f"F{i}", *[f"F{i + 1}"] * 2) for i in range(30)) + (function("F30"),)
-DEEP = tuple(function(f"F{i}", f"F{i + 1}") for i in range(40)) + (function("F40"),)
+DOUBLING = (*(function(f"F{i}", *[f"F{i + 1}"] * 2) for i in range(30)), function("F30"))
+DEEP = (*(function(f"F{i}", f"F{i + 1}") for i in range(40)), function("F40"))
 NESTED = helper.make_graph([node("Relu", ["x"], ["z"])], "n", [], [helper.make_tensor_value_info("z", 1, None)])
 for _ in range(10):
     inner = node("If", ["c"], ["z"], then_branch=NESTED, else_branch=NESTED)

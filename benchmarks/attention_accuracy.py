@@ -14,10 +14,10 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import itertools
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -73,7 +73,7 @@ VARIANTS = (
 """Name, precision of P, INT8 in, INT8 out."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Line:
     """One variant's result against FP64; `own` is the kernel's share, against exact attention on the same integers."""
 

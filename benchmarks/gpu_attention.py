@@ -19,7 +19,6 @@ this script is in the repository yet: no GPU was at hand, and the kernel has nev
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import datetime
 import itertools
 import json
@@ -27,6 +26,7 @@ import math
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ LARGEST_CHECKED_TOKENS = 600
 NO_GPU_EXIT = 2
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class AttentionShape:
     """One attention of a ViT: `tokens` counts the class token."""
 
@@ -71,7 +71,7 @@ class AttentionShape:
         return 4 * self.batch * self.heads * self.tokens * self.head_dim * element
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Roofline:
     """What this GPU reached in the same run: operations and bytes a second."""
 
@@ -85,7 +85,7 @@ class Roofline:
         return max(shape.operations / rate, shape.bytes_moved(element) / self.bandwidth)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Line:
     """One contestant at one shape; seconds, errors against FP64 on the unquantized data (NaN: not checked)."""
 
@@ -133,7 +133,7 @@ def table(lines: Sequence[Line], roofline: Roofline) -> str:
     return "\n".join(rows)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Goal:
     """One figure to be reached, and the lines it is asked of."""
 
@@ -416,11 +416,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "device": gpu.name,
             "arch": gpu.arch,
             "torch": torch.__version__,
-            "roofline": dataclasses.asdict(roofline),
+            "roofline": asdict(roofline),
             "date": str(datetime.date.today()),
             "goals": verdicts(lines, roofline),
-            "tensorrt_rtx": dataclasses.asdict(attempt) if attempt is not None else None,
-            "lines": [dataclasses.asdict(line) for line in lines],
+            "tensorrt_rtx": asdict(attempt) if attempt is not None else None,
+            "lines": [asdict(line) for line in lines],
         }
         options.out.write_text(json.dumps(record, indent=1), encoding="utf-8")
     return 0

@@ -1,7 +1,8 @@
 """Pruning, shown: accuracy by criterion, Torch-Pruning beside it, time and memory of the analysis, and measured speed.
 
-    pip install -e '.[demo,bench]' python benchmarks/pruning.py                   everything, about 40 minutes on two
-    cores, with trained models at hand python benchmarks/pruning.py --only criteria --tasks digits --seeds 0
+    pip install -e '.[demo,bench]'
+    python benchmarks/pruning.py     everything, about 40 minutes on two cores, with trained models at hand
+    python benchmarks/pruning.py --only criteria --tasks digits --seeds 0
 
 Sections (each prints Markdown; the committed output is benchmarks/results/pruning.md):
 

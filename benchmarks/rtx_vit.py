@@ -7,8 +7,8 @@ loads it, checks it and times it against torch.compile. What TensorRT-RTX refuse
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from vitc.errors import VitcError
@@ -16,7 +16,7 @@ from vitc.errors import VitcError
 MODEL, BATCH, IMAGE = "vit_base_patch16_224", 8, (3, 224, 224)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Attempt:
     """What came of it: `refusal` in TensorRT-RTX's words, or the seconds of a call and its cosine to the FP32 model."""
 

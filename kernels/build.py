@@ -10,7 +10,6 @@ A cubin is refused where the compiler spilled registers or used a stack, where a
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import hashlib
 import itertools
 import os
@@ -19,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitc.errors import BuildError, InputError, MissingDependencyError, unknown
@@ -34,9 +34,17 @@ KERNEL_NAME = "vitc_attention"
 FLAGS = ("-std=c++17", "-O3", "-cubin", "-Xptxas", "-v", "-lineinfo")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Cubin:
-    """A compiled variant and what ptxas said about it; bytes, and blocks of `variant.threads` threads."""
+    """A compiled variant and what ptxas said about it.
+
+    variant:     what was compiled.
+    arch:        for which architecture, as sm_87.
+    path:        the file.
+    registers:   of each thread.
+    stack_bytes: of each thread.
+    spill_bytes: of each thread.
+    """
 
     variant: Variant
     arch: str

@@ -7,9 +7,9 @@ of it is a fault of the kernel.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -43,7 +43,7 @@ LARGEST_SHARE = 128
 """The largest exponent of a share or a decay beyond which the weight vanishes, or the row is measured anew."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Reals:
     """The real numbers of one call, FP64, heads first: `exponents` [B, H, N, M] are those of 2, with their error."""
 

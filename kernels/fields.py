@@ -7,10 +7,10 @@ name, a type, an order or a limit.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -32,7 +32,7 @@ INT32_MAX = 2**31 - 1
 """The plugin's integers are INT32: TensorRT's ONNX parser hands an attribute over as such."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class FieldSpec:
     """One `[[fields]]` entry: its name, type and the values it may take."""
 
@@ -64,7 +64,7 @@ class FieldSpec:
     def _check_floats(self, where: str, value: object) -> tuple[float, ...]:
         if not isinstance(value, Sequence) or isinstance(value, str) or not value:
             raise InputError(f"{where} is {value!r}, and must be a list of floats ({self.doc})")
-        one = dataclasses.replace(self, type="float")
+        one = replace(self, type="float")
         return tuple(one.check(number) for number in value)  # type: ignore[misc]
 
     def _check_string(self, where: str, value: object) -> str:
@@ -75,7 +75,7 @@ class FieldSpec:
         return value
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class AttentionSpec:
     """The whole of `vit_attention.toml`."""
 
@@ -132,7 +132,7 @@ def spec_path() -> Path:
     return Path(str(resources.files("vitc.kernels") / "vit_attention.toml"))
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class AttentionFields:
     """One VitAttention node's fields. Making one checks them all; raises `InputError`.
 

@@ -9,9 +9,9 @@ are tested).
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -120,11 +120,11 @@ def check_call(fields: AttentionFields, dtypes: Sequence[str], inputs: Sequence[
             )
 
 
-@dataclasses.dataclass
+@dataclass
 class Cubins:
     """Where cubins come from: the folders of bundles first, then this machine's nvcc."""
 
-    folders: list[Path] = dataclasses.field(default_factory=list)
+    folders: list[Path] = field(default_factory=list)
 
     def __call__(self, variant: Variant, arch: str) -> bytes:
         """Raises `MissingDependencyError` where no folder has it and there is no nvcc, `BuildError` where that

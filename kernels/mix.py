@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from vitc.kernels.sass import LoopCosts, TileCost
 from vitc.kernels.variants import Variant
@@ -16,7 +16,7 @@ HEADER = (
 ) + " | ".join(f"{keys} keys" for keys in KEYS)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Mixed:
     """A compiled variant without a bias, and what its machine code costs."""
 
@@ -52,7 +52,7 @@ def table(rows: Sequence[Mixed]) -> str:
 
 
 def _as_fp16(variant: Variant) -> Variant:
-    return dataclasses.replace(variant, input="fp16", probability="fp16")
+    return replace(variant, input="fp16", probability="fp16")
 
 
 def _ratio(row: Mixed, peers: Sequence[Mixed], keys: int) -> str:

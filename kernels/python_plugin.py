@@ -8,8 +8,8 @@ engine ahead of time calls neither, so it needs no GPU, no driver and no nvcc.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -225,7 +225,7 @@ def make_creator(trt: Any, launch: Launch) -> Any:
     return VitAttentionCreator()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class StoredFields:
     """A PluginFieldCollection and the arrays it points into: the bindings keep no reference to them."""
 

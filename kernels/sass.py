@@ -9,10 +9,10 @@ keep the special function unit busy. The largest of the three is what to work on
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import subprocess
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from vitc.errors import BuildError, MissingDependencyError
@@ -40,7 +40,7 @@ INTEGER = frozenset(
 may go elsewhere."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Instruction:
     name: str
     predicated: bool = False
@@ -49,7 +49,7 @@ class Instruction:
     target: str | None = None
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TileCost:
     """What a warp does for a full tile of keys: instructions by name, and cycles at least, by unit."""
 
@@ -122,7 +122,7 @@ def opcodes(code: Sequence[Instruction]) -> dict[str, int]:
     return found
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class LoopCosts:
     """What the ways through the loop over the keys cost a warp of a variant without a bias."""
 
@@ -196,7 +196,7 @@ def _loops(code: Sequence[Instruction]) -> list[Sequence[Instruction]]:
     return [code[at[i.target] : n + 1] for n, i in enumerate(code) if i.target in at and at[i.target] < n]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class _Way:
     """What tells one way through the loop from another."""
 

@@ -7,8 +7,8 @@ registers that ptxas reports and the shared memory that a tile needs) and from t
 
 from __future__ import annotations
 
-import dataclasses
 import math
+from dataclasses import dataclass
 
 from vitc.errors import InputError, unknown
 from vitc.kernels.fields import AttentionFields
@@ -22,7 +22,7 @@ SHORT_KEY_TILE = Tile(64, 32, 4)
 TILES = (DEFAULT_TILE, SHORT_QUERY_TILE, SHORT_KEY_TILE)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class SmLimits:
     """What an SM and a block of a compute capability have (CUDA C++ Programming Guide, "Technical specifications")."""
 
@@ -69,7 +69,7 @@ def fits(arch: str, head_dim: int, input: str, output: str, tile: Tile) -> bool:
     return shared_bytes(head_dim, input, output, tile) <= SM_LIMITS[arch].shared_per_block
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class TileChoice:
     """A tile, and why it was taken: one clause for a report."""
 

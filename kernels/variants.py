@@ -6,7 +6,7 @@ shared memory it asks for all follow from it.
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass
 
 from vitc.errors import InputError
 from vitc.kernels.fields import AttentionFields
@@ -19,7 +19,7 @@ ROWS_PER_WARP_GROUP = 16
 """Query rows of one tensor-core instruction; a warp takes one or more such groups."""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Tile:
     """query_rows x key_rows scores at a time, the rows shared out over `warps`."""
 
@@ -28,9 +28,17 @@ class Tile:
     warps: int
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Variant:
-    """One compilation of `cuda/attention.cu`. dtypes are "int8" or "fp16"."""
+    """One compilation of `cuda/attention.cu`. dtypes are "int8" or "fp16".
+
+    head_dim:    D.
+    input:       dtype of Q, K and V.
+    probability: dtype of P where it meets V.
+    output:      dtype of the result.
+    has_bias:    scores get a bias.
+    tile:        how many scores at a time.
+    """
 
     head_dim: int
     input: str

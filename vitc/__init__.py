@@ -33,6 +33,7 @@ task           what a model's outputs mean: labels, scores, boxes
 files/         files read with care, and saved in one step
 state_file     one file for the state of something long
 errors         everything that vitc raises on purpose
+exit_codes     what a command ends with, for vitc and python -m vitc.runtime
 terminal       one line for what went wrong, on whatever terminal there is
 version        the version
 

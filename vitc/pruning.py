@@ -36,8 +36,12 @@ Budget = float | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Pruned:
-    """`module`: an nn.Module that trains, with the model's own inputs, outputs and names of weights. `plan`: what went,
-    as an artefact. `program`: the graph, at stage 'pruned'."""
+    """What `vitc.prune` gives.
+
+    module:  an nn.Module that trains, with the model's own inputs, outputs and names of weights.
+    plan:    what went, as an artefact.
+    program: the graph, at stage 'pruned'.
+    """
 
     module: torch.nn.Module
     plan: PrunePlan
@@ -104,8 +108,9 @@ def prune(
         'global' for criteria whose scores can be compared between structures (obs, taylor, hessian), else 'isomorphic'.
     kinds: what may go: 'mlp', 'heads', 'qk' and 'v' (dimensions of heads), 'width' (of the residual stream), 'blocks'.
     keep: modules that are left alone, as paths or patterns.
-    target: whose tiles widths are rounded to, and on which time is predicted; a CPU is measured for a second, once a
-    process. steps, train: an iterative schedule; `train(module)` runs after each step but the last.
+    target: whose tiles widths are rounded to, and on which time is predicted; a CPU is measured for a second, once in
+        each process.
+    steps, train: an iterative schedule; `train(module)` runs after each step but the last.
 
     Raises CaptureError, InputError, PassError, TargetError.
     """

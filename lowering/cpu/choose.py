@@ -76,18 +76,14 @@ def native_refusal(proto: onnx.ModelProto | None = None) -> str | None:
 
 
 def open_engine(model: Path | str | bytes, engine: str = "auto", threads: int | None = None) -> Engine:
-    """An engine for an ONNX model, given by path or bytes (over 2 GB: by path, with its external data
-    beside it).
+    """An engine for an ONNX model, given by path or bytes (over 2 GB: by path, with its external data beside it).
 
-    Args:
-        engine: `onnxruntime`, `openvino`, `native`, or `auto`: native where it takes the model, else see
-            `preferred`; the engine's `remark` says why not native.
-        threads: how many to compute with; None: what the engine takes by default, all cores.
+    engine:  `onnxruntime`, `openvino`, `native`, or `auto`: native where it takes the model, else see `preferred`; the
+             engine's `remark` says why not native.
+    threads: how many to compute with; None: what the engine takes by default, all cores.
 
-    Raises:
-        VitcError: an unknown engine; InputError: a number of threads that no engine should have.
-        MissingDependencyError: the engine, or onnx, is not installed.
-        BuildError: the engine does not take the model.
+    Raises VitcError for an unknown engine, InputError for a number of threads that no engine should have,
+    MissingDependencyError where the engine, or onnx, is not installed, BuildError where the engine refuses the model.
     """
     _check_threads(threads)
     if engine not in (*ENGINES, NATIVE, "auto"):

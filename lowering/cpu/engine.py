@@ -13,7 +13,12 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True)
 class Port:
-    """One input or output. `shape` holds a name where the size is dynamic; `dtype` is numpy's name."""
+    """One input or output of an engine.
+
+    name:  as the ONNX file has it.
+    dtype: numpy's name.
+    shape: holds a name where the size is dynamic.
+    """
 
     name: str
     dtype: str

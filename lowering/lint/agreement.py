@@ -37,8 +37,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Agreement:
-    """`checked`: nodes with a prediction. `copies`: reformats in blocks whose attention was to be the plugin or
-    fused."""
+    """What was predicted against what the layer log says.
+
+    checked:     nodes with a prediction.
+    differences: those whose layer is another.
+    copies:      reformats in blocks whose attention was to be the plugin or fused.
+    predicted:   how many of each kind were predicted.
+    actual:      how many of each kind there are.
+    """
 
     checked: int
     differences: tuple[Difference, ...]

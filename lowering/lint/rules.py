@@ -40,7 +40,14 @@ class Engine:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What some engines do in a situation. `kind`: of the layer; "refused": they don't take it; None: no own layer."""
+    """What some engines do in a situation.
+
+    engines:  their names, with or without a version.
+    kind:     of the layer; 'refused': they do not take it; None: no layer of its own.
+    severity: good, note, warning or error.
+    why:      what follows.
+    evidence: who says so.
+    """
 
     engines: tuple[str, ...]
     kind: Kind | Literal["refused"] | None

@@ -45,8 +45,13 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """The lowered program. `outputs[i]` is the i-th tensor of the program's flat outputs. `origins`: ONNX node → the
-    program's node that it was emitted for."""
+    """The lowered program.
+
+    proto:   the ONNX model.
+    inputs:  in the program's order.
+    outputs: `outputs[i]` is the i-th tensor of the program's flat outputs.
+    origins: ONNX node → the program's node that it was emitted for.
+    """
 
     proto: onnx.ModelProto
     inputs: tuple[TensorSpec, ...]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import tensorrt
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Profile:
     """The batch sizes one engine serves: smallest, the one it is tuned for, largest."""
 
@@ -34,18 +34,18 @@ class Profile:
             )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Engine:
     """A built engine. It runs only on the TensorRT version and the compute capability it was built for."""
 
-    plan: bytes = dataclasses.field(repr=False)
-    layers: LayerTable = dataclasses.field(repr=False)
+    plan: bytes = field(repr=False)
+    layers: LayerTable = field(repr=False)
     distribution: str
     """"tensorrt" or "tensorrt_rtx"."""
     version: str
     capability: str | None
     """"SM86"; None: the device it was built on."""
-    timing_cache: bytes | None = dataclasses.field(default=None, repr=False)
+    timing_cache: bytes | None = field(default=None, repr=False)
 
 
 def build_engine(

@@ -16,8 +16,13 @@ _FORMAT, _VERSION = "vitc-prune-plan", 2
 
 @dataclass(frozen=True)
 class Cost:
-    """Of the whole model or a block: elements of weights, their bytes, operations for one image, predicted ms (batch 1;
-    None where the target has no rates)."""
+    """What the whole model, or a block of it, costs.
+
+    params: elements of weights.
+    bytes:  of these weights.
+    flops:  operations for one image, a multiply-add being two.
+    ms:     predicted, batch 1; None where the target has no rates.
+    """
 
     params: float
     bytes: float
@@ -37,8 +42,15 @@ def total(costs: Iterable[Cost]) -> Cost:
 
 @dataclass(frozen=True)
 class Cut:
-    """What happens to one group: `removed` of its `units`; `ms`: predicted time of its block before and after, all cuts
-    taken together (None where the target has no rates). A refused cut has a `reason`."""
+    """What happens to one group.
+
+    group:   its name.
+    kind:    its kind.
+    units:   how many it has.
+    removed: the indices of those that go.
+    ms:      predicted time of its block before and after, all cuts taken together; None where the target has no rates.
+    reason:  why a cut was refused; None where it was taken.
+    """
 
     group: str
     kind: str
@@ -58,8 +70,15 @@ class Cut:
 
 @dataclass(frozen=True)
 class PrunePlan:
-    """`fingerprint`: of the graph it was made for, weights not included. `steps`: the cuts of each step, in order (an
-    iterative schedule has several). `before`, `after`: the costs by block of the model."""
+    """What goes, as an artefact.
+
+    fingerprint: of the graph it was made for, weights not included.
+    target:      the target's name.
+    criterion:   what chose.
+    steps:       the cuts of each step, in order; an iterative schedule has several.
+    before:      the costs before, by block of the model.
+    after:       the costs after.
+    """
 
     fingerprint: str
     target: str

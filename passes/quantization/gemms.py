@@ -20,8 +20,14 @@ def corrected_bias(weight: Tensor, dequantized: Tensor, bias: Tensor | None, mea
 
 @dataclass(frozen=True)
 class QuantizedGemm:
-    """A GEMM in a quantized graph, with the weight and bias it had there in floating point. `name`: of the node it
-    replaced. `mean`: of its input [C], if the bias takes the weights' mean error away."""
+    """A GEMM in a quantized graph, with the weight and bias it had there in floating point.
+
+    name:   of the node that it replaced.
+    node:   the GEMM.
+    weight: [out, in], or a convolution's.
+    bias:   [out]; None without one.
+    mean:   [in], of its input, if the bias takes the weights' mean error away; else None.
+    """
 
     name: str
     node: Node

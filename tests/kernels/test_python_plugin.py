@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from vitc.kernels import python_plugin
 from vitc.kernels.fields import AttentionFields
 
 FLOAT = AttentionFields("bnhd", 3, 32, 0.1, 0, 64, 64, "int8", 0.0, 0.0, 0.0, 0.0)
-INT8 = dataclasses.replace(FLOAT, q_scale=0.1, k_scale=0.1, v_scale=0.1)
+INT8 = replace(FLOAT, q_scale=0.1, k_scale=0.1, v_scale=0.1)
 
 
 class Integers:
@@ -32,13 +32,13 @@ class Integers:
     ],
 )
 def test_the_output_is_batch_tokens_width(layout: str, inputs: list[tuple[int, ...]]) -> None:
-    fields = dataclasses.replace(FLOAT, layout=layout)
+    fields = replace(FLOAT, layout=layout)
     assert python_plugin.output_shape(fields, inputs, Integers()) == [2, 7, 96]
 
 
 def test_an_input_of_the_wrong_rank() -> None:
     with pytest.raises(LoweringError, match="has 3 dimensions; layout 'bhnd' takes 4"):
-        python_plugin.output_shape(dataclasses.replace(FLOAT, layout="bhnd"), [(2, 7, 96)], Integers())
+        python_plugin.output_shape(replace(FLOAT, layout="bhnd"), [(2, 7, 96)], Integers())
 
 
 def test_a_wrong_number_of_inputs() -> None:
@@ -54,14 +54,14 @@ def test_a_wrong_number_of_inputs() -> None:
         (FLOAT, ["int8"], False),
         (FLOAT, ["float16", "float32"], False),
         (FLOAT, ["float16", "float16", "float16", "float32"], False),
-        (dataclasses.replace(FLOAT, out_scale=0.1), ["float16", "float16", "float16", "int8"], True),
-        (dataclasses.replace(FLOAT, out_scale=0.1), ["float16", "float16", "float16", "float16"], False),
+        (replace(FLOAT, out_scale=0.1), ["float16", "float16", "float16", "int8"], True),
+        (replace(FLOAT, out_scale=0.1), ["float16", "float16", "float16", "float16"], False),
         (INT8, ["int8", "int8", "int8", "float16"], True),
         (INT8, ["int8", "int8", "int8", "float32"], False),
         (INT8, ["float16"], False),
-        (dataclasses.replace(INT8, out_scale=0.1), ["int8"] * 4, True),
-        (dataclasses.replace(INT8, has_bias=1), ["int8", "int8", "int8", "float32"], True),
-        (dataclasses.replace(INT8, has_bias=1), ["int8", "int8", "int8", "int8"], False),
+        (replace(INT8, out_scale=0.1), ["int8"] * 4, True),
+        (replace(INT8, has_bias=1), ["int8", "int8", "int8", "float32"], True),
+        (replace(INT8, has_bias=1), ["int8", "int8", "int8", "int8"], False),
     ],
 )
 def test_dtypes(fields: AttentionFields, dtypes: list[str], allowed: bool) -> None:
@@ -127,7 +127,7 @@ class TestClass:
         assert first.fields == second.fields == made.fields
 
     def test_scales_by_head_round_trip(self, trt: Any) -> None:
-        fields = dataclasses.replace(INT8, head_scales=tuple(0.5 + i / 4 for i in range(9)))
+        fields = replace(INT8, head_scales=tuple(0.5 + i / 4 for i in range(9)))
         assert (
             python_plugin.read_collection(python_plugin.StoredFields.of(trt, fields).collection).head_scales
             == fields.head_scales
@@ -155,7 +155,7 @@ class TestClass:
         assert "lacks the fields layout" in str(creator.refusal)
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Described:
     """A PluginTensorDesc, as far as enqueue reads it."""
 

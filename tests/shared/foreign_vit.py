@@ -6,7 +6,7 @@ Each preset imitates one tool's placement of Q/DQ, looked up in files that the t
 
 from __future__ import annotations
 
-import dataclasses
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 WIDTH, HEADS, TOKENS, CLASSES = 64, 2, 16, 16
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Foreign:
     """What is quantized and how. `quantized` holds places: linear (activations and weights of the block's linears),
     head, patch, qk, scores, probs, v (around the attention's products), residual, norm (its input), gelu (its input),
@@ -40,7 +40,7 @@ LINEAR = frozenset({"linear", "head"})
 MODELOPT = Foreign(LINEAR | {"patch"}, stored="float")
 MODELOPT_RESIDUAL = Foreign(LINEAR | {"patch", "residual"}, stored="float", dtype="float16")
 NNCF = Foreign(LINEAR | {"patch", "qk", "probs", "v", "residual"}, unsigned_probs=False)
-NNCF_TRANSFORMER = dataclasses.replace(NNCF, quantized=LINEAR | {"patch", "qk", "v"}, asymmetric=True)
+NNCF_TRANSFORMER = replace(NNCF, quantized=LINEAR | {"patch", "qk", "v"}, asymmetric=True)
 ORT_ALL = Foreign(
     LINEAR | {"patch", "qk", "scores", "probs", "v", "residual", "norm", "gelu", "product"}, int32_bias=True
 )

@@ -5,8 +5,8 @@ Not the emitter: an independent hand that asks TensorRT what it makes of a spell
 
 from __future__ import annotations
 
-import dataclasses
 import re
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -19,7 +19,7 @@ ACTIVATION_SCALE = 0.05
 Dtype = Literal["float16", "float32"]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclass(frozen=True)
 class Spelling:
     """How one model is written. The defaults are what vitc emits for a GPU target with calibration data."""
 
@@ -59,14 +59,14 @@ def node_path(module_path: str) -> str:
     return "/" + re.sub(r"\.(?!\d)", "/", module_path)
 
 
-@dataclasses.dataclass
+@dataclass
 class Writer:
     """Collects nodes and initializers."""
 
     spelling: Spelling
-    nodes: list[onnx.NodeProto] = dataclasses.field(default_factory=list)
-    initializers: list[onnx.TensorProto] = dataclasses.field(default_factory=list)
-    random: np.random.Generator = dataclasses.field(default_factory=lambda: np.random.default_rng(0))
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+    random: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
 
     def op(self, op_type: str, inputs: list[str], name: str, output: str | None = None, **attributes: object) -> str:
         output = output or f"{name}_output_0"
@@ -349,7 +349,7 @@ def make_vit(s: Spelling) -> onnx.ModelProto:
     x = w.op("Add", [x, w.constant("pos_embed", w.weights(1, n_patches + 1, s.width).astype(dtype))], "/Add")
     x = w.as_type(x, dtype, s.residual, "/residual/Cast")
     for i in range(s.depth):
-        w.spelling = dataclasses.replace(s, attention_out_int8=False) if s.overloads and i % 2 else s
+        w.spelling = replace(s, attention_out_int8=False) if s.overloads and i % 2 else s
         y = w.attention(w.norm(x, f"blocks.{i}.norm1"), i)
         given = "int8" if attention_fields(w.spelling).int8_out else s.attention_dtype
         y = w.linear(y, f"blocks.{i}.attn.proj", s.width, s.width, given)
@@ -360,7 +360,7 @@ def make_vit(s: Spelling) -> onnx.ModelProto:
         x = w.add_residual(x, y, f"/blocks.{i}/residual2")
     x = w.norm(x, "norm")
     x = w.op("Gather", [x, w.constant("first", np.array(0, np.int64))], "/Gather", axis=1)
-    w.spelling = dataclasses.replace(s, linear="matmul")
+    w.spelling = replace(s, linear="matmul")
     x = w.linear(x, "head", s.width, 10, s.norm)
     w.cast(x, "float32", "/Cast_logits", "logits")
     graph = helper.make_graph(
@@ -374,7 +374,7 @@ def make_vit(s: Spelling) -> onnx.ModelProto:
     if s.body:
         functions = [attention_function(attention_fields(s), s)]
         if s.overloads:
-            other = dataclasses.replace(s, attention_out_int8=False)
+            other = replace(s, attention_out_int8=False)
             functions.append(attention_function(attention_fields(other), other))
     return helper.make_model(
         graph,

@@ -115,10 +115,8 @@ def is_bundle(path: Path | str) -> bool:
 def read_bundle(path: Path | str) -> Bundle:
     """The bundle at `path`, a folder or a `.vitc` file, with every file's size and SHA-256 checked.
 
-    Raises:
-        BundleError: not a bundle; newer than this vitc; damaged, truncated, or with a file missing or too
-        many; a
-            link or a path that leads out of it.
+    Raises BundleError for what is not a bundle, is newer than this vitc, damaged or truncated, has a file missing or
+    one too many, or a link or a path that leads out of it.
     """
     path = Path(path).absolute()
     try:

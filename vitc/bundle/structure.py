@@ -5,8 +5,7 @@
 | `leaf` | `name`: an output's name | that output |
 | `tuple`, `list` | `items`: trees | tuple, list |
 | `dict` | `items`: name -> tree | dict |
-| `dataclass` | `items`: field -> tree, `type`: "module:Class" | dict: the class is not imported, it may not
-be there |
+| `dataclass` | `items`: field -> tree, `type`: "module:Class" | dict: the class is not imported |
 | `constant` | `value`: null, bool, number or string | the value |
 
 A caller that has the class (`vitc.compile`, beside torch) may pass `make=` to `rebuild` and get it back.

@@ -33,13 +33,12 @@ _SCRIPT = "build.sh"
 
 
 def write_bundle(path: Path | str, contents: BundleContents, form: Literal["folder", "file"] = "folder") -> Bundle:
-    """Write a bundle to `path` as a folder or as one file, and read it back.
+    """Writes a bundle to `path`, as a folder or as one file, and reads it back.
 
-    It is made beside `path` and moved there when it is complete; what was there before, if it was a bundle,
-    is replaced then and not earlier. Anything else at `path` is never touched.
+    It is made beside `path` and moved there when it is complete; what was there before, if it was a bundle, is replaced
+    then and not earlier. Anything else at `path` is never touched.
 
-    Raises:
-        BundleError: `path` holds something that is not a bundle, or the contents contradict each other.
+    Raises BundleError where `path` holds something that is not a bundle, or the contents contradict each other.
     """
     if form not in ("folder", "file"):
         raise BundleError(f"a bundle's form is 'folder' or 'file', got {form!r}")

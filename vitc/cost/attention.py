@@ -20,7 +20,12 @@ _ORIN = "8.7"
 
 @dataclass(frozen=True)
 class AttentionOption:
-    """One way to run an attention; `ms` is predicted, or None where the target has it not, `why` then says why."""
+    """One way to run an attention.
+
+    name: what runs it.
+    ms:   predicted; None where the target does not have it.
+    why:  why not, then.
+    """
 
     name: str
     ms: float | None

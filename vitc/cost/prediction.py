@@ -13,7 +13,14 @@ Bound = Literal["compute", "memory", "launch", "fused"]
 
 @dataclass(frozen=True)
 class OpPrediction:
-    """One record's share, in ms. `bound` is what decides it; "fused" runs in an earlier record's kernel."""
+    """One record's share of a prediction.
+
+    cost:       the record.
+    compute_ms: what its arithmetic takes.
+    memory_ms:  what its bytes take.
+    launch_ms:  what starting its kernel takes.
+    bound:      which of them decides; 'fused' runs in an earlier record's kernel.
+    """
 
     cost: OpCost
     compute_ms: float

@@ -21,9 +21,13 @@ from vitc.errors import InputError
 
 @dataclass(frozen=True)
 class DistillResult:
-    """`student`: the module that was given, trained, in eval mode. `losses`: one a step; `scores`: what `evaluate`
-    returned; both as (stage, step, value). `best`: the best score, which the student's weights are of; None without
-    `evaluate`."""
+    """What came of a distillation.
+
+    student: the module that was given, trained, in eval mode.
+    losses:  one for each step, as (stage, step, value).
+    scores:  what `evaluate` returned, as (stage, step, value).
+    best:    the best score, whose weights the student has; None without `evaluate`.
+    """
 
     student: torch.nn.Module
     losses: tuple[Entry, ...]

@@ -13,11 +13,15 @@ Layer = str | int
 
 @dataclass(frozen=True)
 class Features:
-    """The student's layers learn the teacher's: mean squared error over the teacher's variance, so that 1.0 is a layer
-    that has learned nothing; through a learned linear map where widths differ (hints, Romero et al., arXiv 1412.6550).
+    """The student's layers learn the teacher's.
 
-    `layers`: the key layers, each one name or index for both models, or a pair (student's, teacher's).
-    `epochs`: passes over the data. `rate`: the largest learning rate.
+    The loss is the mean squared error over the teacher's variance, so that 1.0 is a layer that has learned nothing;
+    through
+    a learned linear map where widths differ (hints, Romero et al., arXiv 1412.6550).
+
+    layers: the key layers, each one name or index for both models, or a pair (student's, teacher's).
+    epochs: passes over the data.
+    rate:   the largest learning rate.
     """
 
     layers: tuple[Layer | tuple[Layer, Layer], ...] = (-1,)
@@ -39,11 +43,16 @@ class Features:
 
 @dataclass(frozen=True)
 class Logits:
-    """The student's outputs learn the teacher's and the labels: soft · T² · KL(teacher/T ‖ student/T) + (1 − soft) ·
-    cross entropy (Hinton et al., arXiv 1503.02531). Classes are dimension 1 of an output, as for torch's cross entropy.
+    """The student's outputs learn the teacher's and the labels.
 
-    `temperature`: T. `soft`: the share of the soft labels; 1 needs no labels in the data.
-    `epochs`: passes over the data. `rate`: the largest learning rate.
+    The loss is soft · T² · KL(teacher/T ‖ student/T) + (1 − soft) · cross entropy (Hinton et al., arXiv 1503.02531).
+    Classes
+    are dimension 1 of an output, as for torch's cross entropy.
+
+    epochs:      passes over the data.
+    rate:        the largest learning rate.
+    temperature: T.
+    soft:        the share of the soft labels; 1 needs no labels in the data.
     """
 
     epochs: float = 3.0
@@ -68,14 +77,17 @@ Stage = Features | Logits
 class DistillConfig:
     """What holds for all stages.
 
-    `batch_size`: of tensors given as data; a loader has its own. `accumulate`: batches a step.
-    `precision`: 'auto' is bf16 on a GPU that has it, else fp32. `weight_decay`: of matrices. `clip`: the largest norm
-    of the gradients, None for any. `warmup`: the share of a stage's steps in which the rate rises, before it falls as a
-    cosine.
-    `ema`: the decay of an average of the weights, which then is the result, as 0.999; None for none.
-    `evaluate_every`: steps between scores; None for once an epoch. `patience`: a stage ends after so many scores
-    without a better one; None for never. `checkpoint_every`: steps between checkpoints. `seed`: all that is random
-    comes from it.
+    batch_size:       of tensors given as data; a loader has its own.
+    accumulate:       batches in one step.
+    precision:        'auto' is bf16 on a GPU that has it, else fp32.
+    weight_decay:     of matrices.
+    clip:             the largest norm of the gradients; None for any.
+    warmup:           the share of a stage's steps in which the rate rises, before it falls as a cosine.
+    ema:              the decay of an average of the weights, as 0.999, which then is the result; None for none.
+    evaluate_every:   steps between scores; None for once an epoch.
+    patience:         a stage ends after so many scores without a better one; None for never.
+    checkpoint_every: steps between checkpoints.
+    seed:             all that is random comes from it.
     """
 
     batch_size: int = 32

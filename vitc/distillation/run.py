@@ -36,8 +36,15 @@ class Entry(NamedTuple):
 
 @dataclass
 class State:
-    """Where a run stands, besides its tensors. `step` counts the finished steps of the stage with index `stage`;
-    `waited` the scores since the best one."""
+    """Where a run stands, besides its tensors.
+
+    stage:  the index of the stage.
+    step:   how many of its steps are finished.
+    waited: scores since the best one.
+    best:   the best score so far.
+    losses: (stage, step, value) of each step.
+    scores: (stage, step, value) of each score.
+    """
 
     stage: int = 0
     step: int = 0

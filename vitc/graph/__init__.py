@@ -5,6 +5,7 @@ ops          the operators that vitc adds to ATen; importing this package regist
 stages       what is legal at each stage, as data
 nodes        reading a node
 attention_call  one call of an attention, by name: read, changed, made
+sdpa         the arguments of scaled_dot_product_attention, by name
 movement     data movement, and what a chain of it amounts to
 rewriter     the one way a pass changes a graph
 printer      a graph as text

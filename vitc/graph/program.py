@@ -30,8 +30,16 @@ class BatchRange:
 
 @dataclass(frozen=True)
 class JournalEntry:
-    """What one pass did. `created`, `erased` and `changed` count operators; `changed` are those that stand where they
-    stood, with another operator, other arguments or another type."""
+    """What one pass did.
+
+    pass_text: the pass with its options.
+    stage:     that of the program behind it.
+    created:   operators made.
+    erased:    operators taken away.
+    changed:   operators that stand where they stood, with another operator, other arguments or another type.
+    seconds:   what it took.
+    notes:     what it says of itself.
+    """
 
     pass_text: str
     stage: str
@@ -51,10 +59,21 @@ class JournalEntry:
 class Program:
     """An FX graph at a stage, with all that its compilation needs to know.
 
-    `module` is a callable GraphModule: at every stage the program runs on the CPU with the user's own inputs.
-    `example_inputs` are the flat example tensors, batch at least 2. `ranges` maps a node name to the largest
-    magnitude kept by calibration, and `vectors` what else it found (smoothing factors, means), so that a build can be
-    reproduced without the data. `samples` is what pruning criteria look at, `pruning` what pruning did.
+    module:         a callable GraphModule: at every stage the program runs on the CPU with the user's own inputs.
+    stage:          a name of vitc.graph.stages.
+    target:         what it is compiled for.
+    example_inputs: the flat example tensors, batch at least 2.
+    batch:          the batch sizes it serves; None: the example's only.
+    preprocessing:  from a picture to the input, where it is known.
+    task:           what the outputs mean, where it is known.
+    calibration:    the user's images, for passes that look at them.
+    ranges:         node name → the largest magnitude that calibration keeps.
+    samples:        what pruning criteria look at.
+    pruning:        what pruning did.
+    vectors:        what else calibration found (smoothing factors, means), so that a build can be reproduced without
+                    data.
+    journal:        what each pass did.
+    notes:          what the pass that is running has to say; the journal's entry takes them.
     """
 
     module: GraphModule

@@ -27,8 +27,12 @@ from vitc.pipeline.manager import run_pipeline
 
 @dataclass(frozen=True)
 class Split:
-    """A pipeline, run up to its quantize-int8: the calibrated floating-point program there, that pass, and what
-    follows."""
+    """A pipeline, run up to its quantize-int8.
+
+    program:  the calibrated floating-point program there.
+    quantize: that pass.
+    after:    what follows.
+    """
 
     program: Program
     quantize: QuantizeInt8

@@ -12,9 +12,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class SensitivityRow:
-    """What INT8 in one block (or layer) alone does: signal over noise of the outputs in dB against floating point, KL
-    divergence of the class probabilities in nats and share of equal top classes (None where the outputs are no
-    classes), the user's score, and the predicted ms that INT8 saves there (None: not predicted for this target)."""
+    """What INT8 in one block, or one layer, alone does.
+
+    name:      the block's or layer's module path.
+    sqnr_db:   signal over noise of the outputs against floating point, in dB.
+    kl:        KL divergence of the class probabilities, in nats; None where the outputs are no classes.
+    agreement: share of images with the same top class; None likewise.
+    score:     what the user's function says of the model; None where it was not asked.
+    saved_ms:  predicted ms that INT8 saves there; None where the target has no prediction.
+    """
 
     name: str
     sqnr_db: float
@@ -26,7 +32,14 @@ class SensitivityRow:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """One row a block, in the order of the model, and all of them in INT8 together. `score`: that of floating point."""
+    """What INT8 costs, block by block.
+
+    target:   the target's name.
+    images:   how many calibration images were looked at.
+    rows:     one for each block, in the order of the model.
+    together: all of them in INT8.
+    score:    the user's score of floating point.
+    """
 
     target: str
     images: int
@@ -91,9 +104,16 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class LedgerEntry:
-    """What was decided for one block, and why. All figures are of INT8 there alone: signal over noise of the outputs in
-    dB and share of equal top classes (None where the outputs are no classes) on calibration images, change of the
-    user's score (None where it was not asked for), ms saved (None: not predicted for this target)."""
+    """What was decided for one block, and why. All figures are of INT8 there alone, on calibration images.
+
+    block:        the block's module path.
+    choice:       what it computes with.
+    sqnr_db:      signal over noise of the outputs, in dB.
+    agreement:    share of images with the same top class; None where the outputs are no classes.
+    score_change: change of the user's score; None where it was not asked for.
+    saved_ms:     ms that INT8 saves; None where the target has no prediction.
+    reason:       why, as a sentence.
+    """
 
     block: str
     choice: str
@@ -106,8 +126,12 @@ class LedgerEntry:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The decisions of a budget search: one entry a block, the scores it saw (mix → score), in order, and the
-    verdict."""
+    """The decisions of a budget search.
+
+    entries: one for each block.
+    trials:  (mix, score), in the order in which the scores were seen.
+    verdict: what came of it, as a sentence.
+    """
 
     entries: tuple[LedgerEntry, ...]
     trials: tuple[tuple[str, float], ...]

@@ -46,14 +46,12 @@ def build(
 ) -> tuple[Path, Built]:
     """Builds the engine into `bundle.work`. Returns its path and record.
 
-    Args:
-        batch: the batch size TensorRT tunes for; None: the smallest. The engine serves the bundle's whole
-        range. plugin: the library of the compiled attention plugin. capability: "SM86": build for another
-        machine, with TensorRT-RTX.
+    batch:      the batch size that TensorRT tunes for; None: the smallest. The engine serves the bundle's whole range.
+    plugin:     the library of the compiled attention plugin.
+    capability: "SM86": builds for another machine, with TensorRT-RTX.
 
-    Raises:
-        BuildError: the bundle is for a CPU, TensorRT is outside the bundle's versions, or the build failed.
-        MissingDependencyError: no TensorRT here.
+    Raises BuildError where the bundle is for a CPU, TensorRT is outside the bundle's versions, or the build failed;
+    MissingDependencyError where there is no TensorRT.
     """
     accepted = bundle.manifest.tensorrt
     if accepted is None:

@@ -24,8 +24,11 @@ _MODE_TABLE = "etc/nvpmodel.conf"
 
 @dataclass(frozen=True)
 class Power:
-    """`rails`: name -> milliwatt, None where this machine has none to read, with the `reason`. `mode`: the
-    power mode's name, None where it is not known.
+    """What the device draws.
+
+    rails:  name -> milliwatt; None where this machine has none to read.
+    mode:   the power mode's name; None where it is not known.
+    reason: why there are no rails.
     """
 
     rails: Mapping[str, float] | None

@@ -104,18 +104,15 @@ def load(
 ) -> Runner:
     """Reads and checks the bundle at `path` and opens it on an engine.
 
-    Args:
-        engine: `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `native`, `cpu` (the fastest of
-            these three on this processor), or `auto`: TensorRT where an engine for this machine was built, else the
-            CPU.
-        threads: of a CPU engine; None: all cores.
-        verify_key: minisign's public key, a file or the key itself: only a bundle signed with it is loaded.
+    engine:     `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `native`, `cpu` (the fastest of
+                these three on this processor), or `auto`: TensorRT where an engine for this machine was built, else the
+                CPU.
+    threads:    of a CPU engine; None: all cores.
+    verify_key: minisign's public key, a file or the key itself: only a bundle signed with it is loaded.
 
-    Raises:
-        BundleError: not a bundle, or a damaged one, or one that is not signed with `verify_key`.
-        VitcError: an unknown engine.
-        BuildError: no TensorRT engine was built for this bundle, or it is another version's.
-        MissingDependencyError: the engine is not installed.
+    Raises BundleError for what is not a bundle, is damaged, or is not signed with `verify_key`; VitcError for an
+    unknown engine; BuildError where no TensorRT engine was built for this bundle, or it is another version's;
+    MissingDependencyError where the engine is not installed.
     """
     if engine not in ENGINES:
         raise VitcError(unknown("engine", engine, ENGINES))

@@ -39,7 +39,14 @@ class PowerMode:
 
 @dataclass(frozen=True)
 class Utilisation:
-    """The share of each peak that large, well-shaped work reaches, in (0, 1]."""
+    """The share of each peak that large, well-shaped work reaches, in (0, 1].
+
+    gemm_int8: of INT8's rate, by linears and convolutions.
+    gemm_fp16: of FP16's.
+    gemm_fp32: of FP32's.
+    attention: of the rate of its dtype, by the attention kernel.
+    memory:    of the memory's bandwidth.
+    """
 
     gemm_int8: float
     gemm_fp16: float

@@ -18,9 +18,11 @@ Ranking = Literal["isomorphic", "global"]
 class Queue:
     """The units of one group in the order in which they go, and when.
 
-    `units`: [steps, units a step]: one unit a step, or one of each head. `time`: [steps], ascending, in (0, 1]: the
-    share of the way to removing everything at which the step is due. `quantum`: how many steps are taken at a time;
-    `least`: how many steps' units stay at any time.
+    group:   the group.
+    units:   [steps, units in one step]: one unit a step, or one of each head.
+    time:    [steps], ascending, in (0, 1]: the share of the way to removing everything at which the step is due.
+    quantum: how many steps are taken at a time.
+    least:   how many steps' units stay in any case.
     """
 
     group: Group

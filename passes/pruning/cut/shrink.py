@@ -30,9 +30,10 @@ def shrink(
 ) -> None:
     """Takes the features marked in `removed` [features] out of the program, in place.
 
-    `content`: which feature's weights a kept feature has afterwards (default: its own). Permuting the dimensions of a
-    head this way lets each head lose other dimensions, though the graph only knows one head size. Raises PassError,
-    naming the node and the layers to keep, where the graph cannot go without these features.
+    content: which feature's weights a kept feature has afterwards (default: its own). Permuting the dimensions of a
+             head this way lets each head lose other dimensions, though the graph only knows one head size.
+
+    Raises PassError, naming the node and the layers to keep, where the graph cannot go without these features.
     """
     if content is None:
         content = torch.arange(flow.count)

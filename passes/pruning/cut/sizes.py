@@ -25,7 +25,13 @@ Edit: TypeAlias = "dict[str, Any]"
 
 @dataclass(frozen=True)
 class Resizer:
-    """`batch`: the node that is the batch size, which the example inputs have as `batch_size`."""
+    """Writes the surviving sizes into the arguments of data movement.
+
+    rewriter:   changes the graph.
+    survivors:  what stays of each node's result.
+    batch:      the node that is the batch size; None where the graph has none.
+    batch_size: what the example inputs have for it.
+    """
 
     rewriter: Rewriter
     survivors: Survivors

@@ -22,11 +22,14 @@ Kind = Literal["mlp", "heads", "qk", "v", "width", "blocks"]
 class Group:
     """Units of which each can be removed without the others.
 
-    `units`: [units, features of each]. `sources`: the layers (and attentions) that make the features; `readers`: the
-    layers that read them. `heads`: the head that each unit is in, where as many must go from each ('qk', 'v'), else
-    None. `width`: by how many channels what reads them becomes narrower with one unit (inside of heads, the head;
-    blocks: 0). `exact`: removing features that are zero changes nothing; not so where a norm takes its statistics over
-    them.
+    name:    of the group, from the layers that make its features.
+    kind:    mlp, heads, qk, v, width or blocks.
+    units:   [units, features of each].
+    sources: the layers (and attentions) that make the features.
+    readers: the layers that read them.
+    heads:   the head that each unit is in, where as many must go from each ('qk', 'v'); else None.
+    width:   how many channels narrower the readers' input gets with one unit (inside of heads: the head; blocks: 0).
+    exact:   removing features that are zero changes nothing; not so where a norm takes its statistics over them.
     """
 
     name: str

@@ -28,11 +28,16 @@ aten = torch.ops.aten
 class Layer:
     """One layer as a criterion sees it; all tensors float32, a row for each output feature.
 
-    `weight` [out, fan-in], the bias as its last column if there is one. `gradient`: of the loss, mean over the batches;
-    `squared_gradient`: mean of its squares; `saliency` [out]: mean over batches of (Σ gradient · weight)² of the row.
-    `mean`, `variance`, `second_moment` [out]: of the feature as those see it that read it (behind the activation
-    function), over images and tokens; zero where no layer and no attention reads it directly. What was not asked for by
-    `needs` is None.
+    What a criterion did not ask for by `needs` is None. The last three are of the feature as those see it that read it
+    (behind the activation function), over images and tokens; zero where no layer and no attention reads it directly.
+
+    weight:           [out, fan-in], the bias as its last column if there is one.
+    gradient:         as the weight: of the loss, mean over the batches.
+    squared_gradient: as the weight: mean of its squares.
+    saliency:         [out], mean over batches of (Σ gradient · weight)² of the row.
+    mean:             [out].
+    variance:         [out].
+    second_moment:    [out].
     """
 
     weight: torch.Tensor

@@ -25,8 +25,15 @@ aten = torch.ops.aten
 
 @dataclass
 class Reader:
-    """Sums over what a layer reads and makes: of squared gradients at its outputs [out] and of images; and, if it is a
-    matrix (reads_rows), of its rows' weights, of weighted rows [in] and of their products [in, in]."""
+    """Sums over what a layer reads and makes; rows and their products only if it is a matrix (reads_rows).
+
+    is_matrix: its inputs are the rows of a matrix product.
+    gradients: [out], squared gradients at its outputs.
+    total:     [in], weighted rows.
+    products:  [in, in], products of weighted rows.
+    weight:    the sum of the rows' weights.
+    images:    how many images were seen.
+    """
 
     is_matrix: bool
     gradients: torch.Tensor

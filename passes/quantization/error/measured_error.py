@@ -33,9 +33,16 @@ _TOGETHER = 3.0
 
 @dataclass(frozen=True)
 class TensorProbe:
-    """Sampled rows [R, C], how many of an image's rows each stands for [R], what a squared error there adds to the
-    outputs' squared error, for all the rows it stands for [R, C], and for one value of a channel on average [C], the
-    mean row [C], each row counted by how much it matters, and what the whole stream says about the range."""
+    """A sample of one tensor's rows, and what an error in them does to the model's outputs.
+
+    rows:          [R, C], the sampled rows.
+    shares:        [R], how many of an image's rows each stands for.
+    gains:         [R, C], what a squared error there adds to the outputs' squared error, for all the rows it stands
+                   for.
+    channel_gains: [C], the same for one value of a channel, on average.
+    mean:          [C], the mean row, each row counted by how much it matters.
+    channels:      what the whole stream says about the range of each channel.
+    """
 
     rows: Tensor
     shares: Tensor

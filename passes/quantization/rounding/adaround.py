@@ -1,8 +1,12 @@
 """AdaRound: whether each weight is rounded down or up, as a variable between the two that training drives to one of
 them.
 
-Nagel et al., arXiv 2004.10568, section 3.3: Ŵ = s · clip(⌊W / s⌋ + h(V)) with the rectified sigmoid h(V) = clip(σ(V) (ζ
-− γ) + γ, 0, 1), ζ = 1.1, γ = −0.1, and the regulariser Σ 1 − |2 h(V) − 1|^β, β falling while it trains.
+Nagel et al., arXiv 2004.10568, section 3.3:
+
+    Ŵ    = s · clip(⌊W / s⌋ + h(V))
+    h(V) = clip(σ(V) (ζ − γ) + γ, 0, 1), the rectified sigmoid, ζ = 1.1, γ = −0.1
+
+with the regularizer Σ 1 − |2 h(V) − 1|^β, β falling while it trains.
 """
 
 from __future__ import annotations

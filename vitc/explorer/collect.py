@@ -235,28 +235,35 @@ def lint_values(report: LintReport, origins: Mapping[str, str]) -> dict[str, Val
     return found
 
 
-def engine_view(title: str, table: LayerTable, report: LintReport | None, origins: Mapping[str, str]) -> EngineView:
-    """A built engine beside the nodes it came from, and what was predicted for them."""
-    kinds = {name: kind.value for name, kind in report.kinds().items()} if report else {}
+def engine_view(title: str, table: LayerTable, report: LintReport, origins: Mapping[str, str]) -> EngineView:
+    """A built engine beside the nodes it came from, and what was predicted for them. `report`: the lint for the engine
+    that built it."""
+    from vitc.lowering.lint import compare
+
+    kinds = {name: kind.value for name, kind in report.kinds().items()}
+    other = {difference.node for difference in compare(report, table).differences}
     layers = []
     for layer in table.layers:
-        predictions = dict.fromkeys(kinds[n] for n in layer.nodes if n in kinds)
-        nodes = dict.fromkeys(origins[n] for n in layer.nodes if n in origins)
+        named = [n for n in layer.nodes if n in kinds]
         layers.append(
-            Layer(layer.name, layer.kind.value, tuple(nodes), ", ".join(predictions), layer.tactic or layer.type)
+            Layer(
+                name=layer.name,
+                kind=layer.kind.value,
+                nodes=tuple(dict.fromkeys(origins[n] for n in layer.nodes if n in origins)),
+                predicted=", ".join(dict.fromkeys(kinds[n] for n in named)),
+                differs=any(n in other for n in named),
+                detail=layer.tactic or layer.type,
+            )
         )
     return EngineView(title, tuple(layers))
 
 
-def built_values(view: EngineView) -> dict[str, Value]:
-    """Node → whether the layers it went into are what was predicted."""
-    kinds: dict[str, set[str]] = {}
-    wanted: dict[str, set[str]] = {}
-    for layer in view.layers:
-        for node in layer.nodes:
-            kinds.setdefault(node, set()).add(layer.kind)
-            wanted.setdefault(node, set()).update(filter(None, layer.predicted.split(", ")))
+def built_values(view: EngineView, report: LintReport, origins: Mapping[str, str]) -> dict[str, Value]:
+    """Node → whether the engine made of it what was predicted."""
+    predicted = {origins[name] for name in report.kinds() if name in origins}
+    differs = {node for layer in view.layers if layer.differs for node in layer.nodes if node in predicted}
     return {
-        node: "not predicted" if not wanted[node] else "as predicted" if wanted[node] & found else "differs"
-        for node, found in kinds.items()
+        node: "not predicted" if node not in predicted else "differs" if node in differs else "as predicted"
+        for layer in view.layers
+        for node in layer.nodes
     }

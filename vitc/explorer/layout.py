@@ -16,8 +16,9 @@ from vitc.explorer.modules import Module
 #: An item (a node, or −1−module), or the place of a passing edge: "e7": out of item 7; "i12": of what node 12, which
 #: stands outside, gives to this module; "o7": of what item 7 gives to the outside.
 Entry = int | str
-#: Edges that pass more layers get no places of their own: a viewer draws them straight.
-_FARTHEST = 24
+#: Edges that pass more layers get no places of their own, a viewer draws them straight; fewer in a module of thousands
+#: of items, where none could be followed by eye.
+_FARTHEST, _FARTHEST_OF_MANY, _MANY = 24, 4, 1000
 _SWEEPS = 4
 
 
@@ -93,7 +94,8 @@ def _layers(
     layers: list[list[Entry]] = [[] for _ in range(last + 1)]
     for item in ordered:
         layers[level[item]].append(item)
-    links = _with_passing(layers, level, readers, entering, leaving, last)
+    farthest = _FARTHEST if len(items) <= _MANY else _FARTHEST_OF_MANY
+    links = _with_passing(layers, level, readers, entering, leaving, last, farthest)
     _uncross(layers, links)
     return layers
 
@@ -135,13 +137,14 @@ def _with_passing(
     entering: set[tuple[int, int]],
     leaving: set[int],
     last: int,
+    farthest: int,
 ) -> list[dict[Entry, list[Entry]]]:
     """Adds the places of passing edges; returns, for each layer, what its entries are linked to in the next."""
     links: list[dict[Entry, list[Entry]]] = [defaultdict(list) for _ in layers]
 
     def chain(name: str, start: int, sinks: Iterable[tuple[int, Entry | None]], head: Entry | None) -> None:
         ends = sorted(sinks, key=lambda sink: (sink[0], str(sink[1])))
-        far = [n for n, _ in ends if start < n <= start + _FARTHEST]
+        far = [n for n, _ in ends if start < n <= start + farthest]
         stop = max(far, default=start + 1)
         for n in range(start + 1, stop):
             layers[n].append(name)
@@ -161,7 +164,7 @@ def _with_passing(
     for source, sinks in into.items():
         chain(f"i{source}", -1, [(level[s], s) for s in sinks], None)
     for item in sorted(leaving):
-        if last - level[item] <= _FARTHEST:
+        if last - level[item] <= farthest:
             chain(f"o{item}", level[item], [(last + 1, None)], item)
     return links
 

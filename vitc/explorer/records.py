@@ -64,13 +64,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Layer:
-    """A layer of a built engine: the nodes of the last step that it came from, what it is, what it was predicted to
-    be ("" where nothing was), and its measured ms where it was run."""
+    """A layer of a built engine: the nodes of the last step that it came from, what it is, what they were predicted to
+    become ("" where nothing was), whether one of them became something else, and its measured ms where it was run."""
 
     name: str
     kind: str
     nodes: tuple[str, ...]
     predicted: str = ""
+    differs: bool = False
     detail: str = ""
     ms: float | None = None
 

@@ -24,7 +24,7 @@ def of_passes(
     report: Mapping[str, Any] | None = None,
     lint: LintReport | None = None,
     origins: Mapping[str, str] | None = None,
-    engines: Mapping[str, tuple[LayerTable, LintReport | None]] | None = None,
+    engines: Mapping[str, tuple[LayerTable, LintReport]] | None = None,
     deviations: Sequence[float] = (),
     error: str = "",
 ) -> Story:
@@ -55,7 +55,7 @@ def of_passes(
     views: list[EngineView] = []
     for name, (layers, predicted) in (engines or {}).items():
         views.append(collect.engine_view(name, layers, predicted, origins))
-        values["built"] = collect.built_values(views[-1])
+        values["built"] = collect.built_values(views[-1], predicted, origins)
     steps[-1] = replace(steps[-1], values=values, error=error)
     return Story(
         title=title,

@@ -105,7 +105,8 @@ function coordinates(layers, sizes, pairs) {
     if (i === undefined || j === undefined) continue;
     below[n].push([i, next, j, weight]); above[next].push([j, n, i, weight]);
   }
-  for (let sweep = 0; sweep < 10; sweep++) {
+  const sweeps = layers.length > 2000 ? 4 : 10;
+  for (let sweep = 0; sweep < sweeps; sweep++) {
     const order = [...layers.keys()];
     if (sweep % 2) order.reverse();
     for (const n of order) {

@@ -64,8 +64,8 @@ function nodePane(page, graph, i) {
       pair("made by", node.made_by || "capture"), node.origin ? pair("stands for", node.origin) : null,
       graph.state[i] !== "=" ? pair("this pass", `${page.scene.valueOf(i) && graph.value(i, "change")}${kinds ? `: ${kinds.join(", ")}` : ""}`) : null,
       valueRows(page, (metric) => (metric === "change" ? undefined : graph.value(i, metric, page.scene.mode)))),
-    was ? [el("h4", {}, "Before this pass"), el("pre", { class: "text" }, visible(operands(was), 4000))] : null,
-    el("h4", {}, "Operands"), el("pre", { class: "text" }, visible(operands(node), 12000)),
+    was ? [el("h4", {}, "Before this pass"), el("pre", { class: "text" }, lines(operands(was)))] : null,
+    el("h4", {}, "Operands"), el("pre", { class: "text" }, lines(operands(node))),
     page.file.notes.get(`%${node.name}`) ? [el("h4", {}, "Said of it"), el("p", { class: "about" }, visible(page.file.notes.get(`%${node.name}`), 800))] : null,
     layers.length ? [el("h4", {}, "Engine layers"), el("ul", {}, layers.map((l) => el("li", {}, `${l.kind}${l.predicted ? `, predicted ${l.predicted}` : ""}: ${visible(l.name, 120)}`)))] : null,
     el("h4", {}, "History"), history(page, node),
@@ -73,6 +73,7 @@ function nodePane(page, graph, i) {
     readers.length ? [el("h4", {}, "Read by"), el("ul", { class: "links" }, readers.slice(0, 40).map(link))] : null);
 }
 
+const lines = (text) => text.split("\n").map((line) => visible(line, 12000)).join("\n");
 const pair = (name, text) => [el("dt", {}, name), el("dd", {}, visible(text, 2000))];
 
 export function operands(node) {
@@ -169,9 +170,9 @@ function enginePane(page, engine) {
   const byModule = new Map();
   const paths = (layer) => [...new Set(layer.nodes.map((n) => { const i = page.file.last.named(n); return i < 0 ? "" : page.file.last.node(i).path.join(".") || "(model)"; }))].filter(Boolean);
   const rows = engine.layers.map((layer) => {
-    const differs = layer.predicted && !layer.predicted.split(", ").includes(layer.kind);
+    const { differs } = layer;
     const row = el("div", { class: `row${differs ? " differs" : ""}`, tabindex: 0, role: "button", onclick: () => pick(layer), onkeydown: (e) => { if (e.key === "Enter") pick(layer); } },
-      el("strong", {}, layer.kind), layer.ms !== null && layer.ms !== undefined ? ` ${figure(layer.ms, "ms")}` : "", el("br", {}), visible(layer.name, 80), differs ? el("div", { class: "warn" }, `predicted: ${layer.predicted}`) : null);
+      el("strong", {}, layer.kind), layer.ms !== null && layer.ms !== undefined ? ` ${figure(layer.ms, "ms")}` : "", el("br", {}), visible(layer.name, 80), differs ? el("div", { class: "warn" }, `predicted: ${layer.predicted}`) : layer.predicted ? el("div", { class: "about" }, "as predicted") : null);
     for (const path of paths(layer)) { if (!byModule.has(path)) byModule.set(path, []); byModule.get(path).push(layer); }
     return [layer, row];
   });

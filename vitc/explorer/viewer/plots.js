@@ -49,12 +49,14 @@ export function roofline(panel, go) {
   const X = (v) => left + ((Math.log10(v) - Math.log10(x0)) / (Math.log10(x1) - Math.log10(x0))) * (w - left - 8);
   const Y = (v) => h - bottom - ((Math.log10(v) - Math.log10(y0)) / (Math.log10(y1) - Math.log10(y0))) * (h - bottom - 10);
   const parts = [];
-  for (let e = Math.ceil(Math.log10(x0)); e <= Math.log10(x1); e++) parts.push(svg("line", { class: "grid", x1: X(10 ** e), x2: X(10 ** e), y1: 10, y2: h - bottom }), words(X(10 ** e), h - bottom + 14, `${figure(10 ** e, "").replace(" %", "%")}`, { "text-anchor": "middle", class: "faint" }));
+  for (let e = Math.ceil(Math.log10(x0)); e <= Math.log10(x1); e++) parts.push(svg("line", { class: "grid", x1: X(10 ** e), x2: X(10 ** e), y1: 10, y2: h - bottom }), words(X(10 ** e), h - bottom + 14, `${10 ** e}`, { "text-anchor": "middle", class: "faint" }));
   for (let e = Math.ceil(Math.log10(y0)); e <= Math.log10(y1); e++) parts.push(svg("line", { class: "grid", x1: left, x2: w - 8, y1: Y(10 ** e), y2: Y(10 ** e) }), words(left - 4, Y(10 ** e) + 4, figure(10 ** e, "FLOP/s").replace("FLOP/s", ""), { "text-anchor": "end", class: "faint" }));
+  let lowest = -Infinity; // labels of near roofs stand below one another
   panel.roofs.forEach((roof) => {
+    lowest = Math.max(Y(roof.flops) - 4, lowest + 12);
     const knee = panel.bandwidth ? Math.max(x0, roof.flops / panel.bandwidth) : x0;
     parts.push(svg("polyline", { fill: "none", stroke: "var(--ink)", "stroke-width": 1.5, points: `${X(Math.max(x0, y0 / (panel.bandwidth || 1)))},${Y(Math.max(y0, x0 * panel.bandwidth))} ${X(knee)},${Y(roof.flops)} ${X(x1)},${Y(roof.flops)}` }));
-    parts.push(words(w - 10, Y(roof.flops) - 4, `${roof.title} ${figure(roof.flops, "FLOP/s")}`, { "text-anchor": "end" }));
+    parts.push(words(w - 10, lowest, `${roof.title} ${figure(roof.flops, "FLOP/s")}`, { "text-anchor": "end" }));
   });
   const most = Math.max(...points.map((p) => p.ms));
   const groups = [...new Set(points.map((p) => p.group))];

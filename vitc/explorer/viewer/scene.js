@@ -82,7 +82,7 @@ export class Scene {
     g.fillStyle = this.theme.paper;
     g.fillRect(0, 0, this.canvas.width, this.canvas.height);
     g.setTransform(ratio * k, 0, 0, ratio * k, ratio * x, ratio * y);
-    for (const box of this.frames) if (meets(box, view)) this.drawFrame(g, box, k);
+    for (const box of this.frames) if (box.h * k > 3 && meets(box, view)) this.drawFrame(g, box, k);
     this.drawLines(g, view, k);
     this.drawBoxes(g, view, k);
     if (this.onDraw) this.onDraw(view);
@@ -92,6 +92,7 @@ export class Scene {
     g.fillStyle = this.theme.group;
     g.strokeStyle = box.item === this.selected ? this.theme.accent : this.theme.line;
     g.lineWidth = (box.item === this.selected ? 3 : 1) / Math.max(k, 0.4);
+    if (k < 0.2 && box.item !== this.selected) { g.fillRect(box.x, box.y, box.w, box.h); return; }
     rounded(g, box.x, box.y, box.w, box.h, 8);
     g.fill(); g.stroke();
     if (k < 0.25) return;
@@ -108,7 +109,7 @@ export class Scene {
     for (const line of this.drawing.lines) {
       if (line.bottom < view.top || line.top > view.bottom || line.right < view.left - 40 || line.left > view.right + 40) continue;
       if (this.selected !== null && (line.a === this.selected || line.b === this.selected)) { chosen.push(line); continue; }
-      if (far && line.bottom - line.top < 120) continue;
+      if (far && (line.bottom - line.top) * k < 12) continue;
       const color = this.mode === "diff" && EDGE_COLORS[line.side] || this.theme.line;
       if (!batches.has(color)) batches.set(color, []);
       batches.get(color).push(line);
@@ -137,8 +138,11 @@ export class Scene {
     const small = k < 0.3;
     const batches = new Map();
     const near = [];
-    // Sorted by top; nothing closed is taller than a series card.
-    for (let i = lowerBound(this.byTop, view.top - 80); i < this.byTop.length && this.byTop[i].y <= view.bottom; i++) {
+    // Sorted by top; nothing closed is taller than a series card. Where thousands are in sight each is less than a pixel
+    // high, and every n-th shows as much as all.
+    const start = lowerBound(this.byTop, view.top - 80), end = lowerBound(this.byTop, view.bottom + 1);
+    const stride = k * 42 < 1 ? Math.max(1, Math.floor((end - start) / 1500)) : 1;
+    for (let i = start - (start % stride); i < end; i += stride) {
       const box = this.byTop[i];
       if (box.x > view.right || box.x + box.w < view.left) continue;
       if (small && box.item >= 0 && box.item !== this.selected) {
@@ -199,7 +203,7 @@ export class Scene {
     const [w, h] = [map.clientWidth, map.clientHeight];
     if (!w) return;
     map.width = w; map.height = h;
-    const g = map.getContext("2d");
+    const g = map.getContext("2d", { willReadFrequently: true });
     const k = Math.min(w / (this.drawing.width + 40), h / (this.drawing.height + 40));
     this.mapScale = { k, x: (w - this.drawing.width * k) / 2, y: (h - this.drawing.height * k) / 2 };
     g.fillStyle = this.theme.paper;

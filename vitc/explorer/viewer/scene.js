@@ -237,7 +237,8 @@ export class Scene {
   }
 
   fitAll() {
-    const { w, h } = this.size();
+    const { w: all, h } = this.size();
+    const w = all > 500 ? all - 110 : all; // beside the small map
     const k = Math.min(1.4, (w - 40) / Math.max(1, this.drawing.width), (h - 60) / Math.max(1, this.drawing.height));
     // A tall graph is begun at its top, readable, rather than shown whole as a thread.
     const scaled = k < 0.3 && this.drawing.boxes.length < 3000 ? Math.min(0.8, (w - 40) / Math.max(1, this.drawing.width)) : k;

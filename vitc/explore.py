@@ -88,20 +88,13 @@ def story_of_model(
         if not recorder.programs:
             raise
         return of_passes(recorder.programs, title=source, deviations=watch.sequence, error=str(error))
-    engines = {}
-    if prove:
-        built = made.prove()
-        engines[f"{built.distribution} {built.version}, {built.capability}"] = (
-            built.layers,
-            made.lint("tensorrt-rtx 1.7"),
-        )
     return of_passes(
         recorder.programs,
         title=source,
         report=made.report.to_dict(),
         lint=made.lint(),
         origins=made.onnx.origins,
-        engines=engines,
+        engines=made.proof() if prove else None,
         deviations=watch.sequence,
     )
 

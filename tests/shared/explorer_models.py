@@ -49,10 +49,10 @@ class Block(nn.Module):
 class SmallViT(nn.Module):
     """`slow`: a block with a wider MLP."""
 
-    def __init__(self, slow: int = 4) -> None:
+    def __init__(self, depth: int = DEPTH, slow: int = 4) -> None:
         super().__init__()
         self.patch_embed = nn.Conv2d(3, DIM, 8, 8)
-        self.blocks = nn.ModuleList(Block(i == slow) for i in range(DEPTH))
+        self.blocks = nn.ModuleList(Block(i == slow) for i in range(depth))
         self.norm, self.head = nn.LayerNorm(DIM), nn.Linear(DIM, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -88,7 +88,7 @@ class Page:
             text,
         )
         assert found is not None, f"no button {text!r} in {within}: {self.text(within)[:800]}"
-        self.run("arguments[0].click()", found)
+        self.run("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", found)
 
     def text(self, selector: str = "body") -> str:
         return str(self.run("return document.querySelector(arguments[0])?.innerText || ''", selector))

@@ -10,5 +10,6 @@ task              the task of a compilation: the user's, or the model's own conf
 structure         the structure that a model takes and returns
 agreement         whether the compiled model does what the given one does, and which pass is to blame if not
 report            what a compilation did
+exploring         the same for the eyes: its passes once more, watched by the explorer
 attention_choice  the report's section on attention
 """

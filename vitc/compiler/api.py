@@ -11,8 +11,10 @@ import torch
 from vitc.compiler.agreement import judged
 from vitc.compiler.choosing import choose
 from vitc.compiler.compiled import CompiledModel
+from vitc.compiler.exploring import title
 from vitc.compiler.planning import Plan, make_plan
 from vitc.compiler.request import Quantize, Request
+from vitc.explorer import write
 from vitc.graph.program import BatchRange
 from vitc.pipeline.base import Pass
 from vitc.pipeline.instruments import Instrument
@@ -23,7 +25,12 @@ from vitc.targets import Target
 def compile_request(model: torch.nn.Module | torch.export.ExportedProgram, request: Request) -> CompiledModel:
     """What `compile` does once its arguments are checked: plan, choose, judge."""
     made = make_plan(model, request)
-    return judged(choose(made), made)
+    compiled = judged(choose(made), made)
+    if request.explore is not None:
+        write(
+            made.told(compiled.program, compiled.onnx, compiled.report).story(title(request.explore)), request.explore
+        )
+    return compiled
 
 
 def plan(
@@ -40,11 +47,15 @@ def plan(
     batch: BatchRange | None = BatchRange(),
     pipeline: str | Sequence[Pass] | None = None,
     dump: str | Path | None = None,
+    explore: str | Path | None = None,
     instruments: Sequence[Instrument] = (),
     progress: bool = False,
 ) -> Plan:
     """Everything `compile` does up to the ONNX model, without building an engine. Arguments as for `compile`."""
-    return make_plan(model, Request.of(**_named(locals())))
+    made = make_plan(model, Request.of(**_named(locals())))
+    if explore is not None:
+        made.explore(explore)
+    return made
 
 
 def compile(
@@ -63,6 +74,7 @@ def compile(
     batch: BatchRange | None = BatchRange(),
     pipeline: str | Sequence[Pass] | None = None,
     dump: str | Path | None = None,
+    explore: str | Path | None = None,
     instruments: Sequence[Instrument] = (),
     progress: bool = False,
 ) -> CompiledModel:
@@ -94,6 +106,7 @@ def compile(
     batch: the range of batch sizes; None fixes the example's.
     pipeline: passes, or their text, instead of the default pipeline.
     dump: a folder for the graph after each pass.
+    explore: an HTML file that shows what each pass did; see `vitc explore`.
     instruments: watchers of each pass, as vitc.Numerics(limit=1e-3), which names the first pass that changes the
         result.
     progress: a line on stderr as each step ends.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,11 +13,13 @@ from vitc.calibration.samples import Samples
 from vitc.calibration.source import calibration_stream
 from vitc.calibration.stream import CalibrationStream
 from vitc.compiler.attention_choice import attention_choices
+from vitc.compiler.exploring import Told, title
 from vitc.compiler.report import Report
 from vitc.compiler.request import Request
 from vitc.cost import predict
 from vitc.cost.count import flops, op_costs
 from vitc.errors import InputError
+from vitc.explorer import write
 from vitc.frontend.capture import capture
 from vitc.graph.attention_call import AttentionCall, is_attention
 from vitc.graph.program import BatchRange, Program
@@ -29,10 +32,12 @@ from vitc.lowering.substitution import replace as substitute
 from vitc.pipeline.base import Pass
 from vitc.pipeline.default import CANONICAL, canonical_passes, precision_passes, structure_passes
 from vitc.pipeline.manager import run_pipeline
+from vitc.pipeline.text import parse_pipeline
 from vitc.pruning import prune_pass, with_samples
 
 if TYPE_CHECKING:
     from vitc.lowering.tensorrt.engine import Engine as TensorRtEngine
+    from vitc.lowering.tensorrt.layers import LayerTable
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,25 @@ class Plan:
         """This plan in floating point. `known`: as for `with_passes`; None begins where this plan did."""
         after = _tiled_and_typed(self.request, known or self.start, None)
         return _lowered(self.request, self.original, self.start, after)
+
+    def explore(self, path: str | Path, *, prove: bool = False) -> Path:
+        """Writes one HTML file that shows what each pass did. `prove`: also builds with TensorRT-RTX and shows the
+        engine's layers beside the modules they came from; errors as for `prove`."""
+        told = self.told(self.program, self.onnx, self.report)
+        return write(told.story(title(path), self.proof() if prove else None), path)
+
+    def proof(self) -> dict[str, tuple[LayerTable, LintReport]]:
+        """What `prove` builds, for the explorer: its title, its layers, and the lint that predicted them."""
+        built = self.prove()
+        name = f"{built.distribution} {built.version}, {built.capability}"
+        return {name: (built.layers, self.lint("tensorrt-rtx 1.7"))}
+
+    def told(self, program: Program, onnx: OnnxModel, report: Report) -> Told:
+        """What the explorer tells of a program: this plan's, or one that a search made of it."""
+        given = self.request.passes  # a user's own objects, whose options may not be text
+        passes = parse_pipeline(program.pipeline) if given is None else given
+        known = program.evolve(calibration=self.program.calibration, samples=self.program.samples)
+        return Told(self.original, self.start, known, onnx, report, passes)
 
     def lint(self, engine: str | None = None) -> LintReport:
         """What an engine will do with each block of the ONNX model; arguments and errors as for `vitc.lint`."""

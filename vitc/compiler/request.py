@@ -62,6 +62,7 @@ class Request:
     batch: BatchRange | None = field(default_factory=BatchRange)
     pipeline: str | Sequence[Pass] | None = None
     dump: str | Path | None = None
+    explore: str | Path | None = None
     instruments: Sequence[Instrument] = ()
     progress: bool = False
 
@@ -88,6 +89,8 @@ class Request:
             raise InputError(f"attention must be 'exact', 'window' or the text of a pass, got {self.attention!r}")
         if self.max_drop is not None and not (0 <= self.max_drop < math.inf):
             raise InputError(f"max_drop must be a number that is not negative, got {self.max_drop}")
+        if self.explore is not None and not Path(self.explore).parent.is_dir():
+            raise InputError(f"there is no folder {str(Path(self.explore).parent)!r} for explore={str(self.explore)!r}")
         if self.prune is not None:
             prune_pass(self.prune)
         _ = self.lossy_attention

@@ -30,11 +30,10 @@ class Recorder:
     programs: list[Program] = field(default_factory=list)
 
     def before(self, item: Pass, program: Program) -> None:
-        """The start, and again where a program was changed between two pipelines (calibration given, training)."""
-        if not self.programs or len(program.journal) < len(self.programs) - 1:
-            self.programs = [program]
-        else:
-            self.programs[-1] = program
+        """The start, and again where a program was changed between two pipelines (calibration given, training), or a
+        search goes back to try other passes."""
+        first = len(self.programs[0].journal) if self.programs else 0
+        self.programs[max(0, len(program.journal) - first) :] = [program]
 
     def after(self, item: Pass, before: Program, after: Program) -> None:
         self.programs.append(after)
@@ -56,19 +55,19 @@ class Quantized:
 
 
 def steps_of(programs: Sequence[Program], deviations: Sequence[float] = ()) -> list[Step]:
-    """One step a program. `deviations`: as the numerics instrument found them, one a pass."""
+    """One step a program, which may be several passes on. `deviations`: as the numerics instrument found them."""
     digests: dict[int, tuple[Any, str]] = {}
     steps = []
     for i, program in enumerate(programs):
-        entry = program.journal[-1] if i and program.journal else None
+        done = program.journal[len(programs[i - 1].journal) :] if i else ()
         steps.append(
             Step(
-                title=entry.pass_text if entry else program.stage,
+                title=",".join(entry.pass_text for entry in done) or program.stage,
                 stage=program.stage,
                 nodes=tuple(_nodes(program, digests)),
-                notes=entry.notes if entry else (),
+                notes=tuple(note for entry in done for note in entry.notes),
                 values=_costs(program),
-                seconds=entry.seconds if entry else None,
+                seconds=sum(entry.seconds for entry in done) if done else None,
                 deviation=deviations[i - 1] if i and i <= len(deviations) else None,
             )
         )

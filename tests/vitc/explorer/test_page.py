@@ -164,7 +164,8 @@ def test_two_files_side_by_side(page: Page, small: Path, mended: Path, tmp_path:
     assert "only here" in page.text("[role=tabpanel]")
     changed = page.run("return [...window.vitc.scenes[1].difference].filter(([i, s]) => s === '~').length")
     assert changed > 0
-    page.run("window.vitc.follow('blocks.3'); window.vitc.select(window.vitc.graph.named('layer_norm_6'), true)")
+    page.run("window.vitc.search('module:blocks.3.norm1 op:layer_norm')")
+    page.run("window.vitc.select(window.vitc.found[0], true)")
     partner = (
         "const s = window.vitc.scenes[1]; return s.selected === null ? '' : s.graph.node(s.selected).path.join('.')"
     )
@@ -201,7 +202,7 @@ def test_evil_names_are_text(page: Page, tmp_path: Path) -> None:
         node(name, f"op.{name}", f"blocks.{i}", ("x",), type=name, options=name, made_by=name)
         for i, name in enumerate(EVIL)
     ]
-    before = Step(EVIL[0], EVIL[0], graph([[]]))
+    before = Step(EVIL[0], EVIL[0], graph([]))
     after = Step(
         EVIL[1], "canonical", graph([nodes]), notes=EVIL, values={"ms": dict.fromkeys(EVIL, 1.0)}, error=EVIL[0]
     )

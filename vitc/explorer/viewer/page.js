@@ -454,7 +454,7 @@ class Page {
     if (open.length && open.length < 40) state.set("o", open.join(" "));
     else if (open.length) state.set("o", "*");
     this.hash = `#${state}`;
-    try { history.replaceState(null, "", this.hash); } catch { /* a frame without an address of its own */ }
+    if (location.hash !== this.hash) location.replace(this.hash); // history.replaceState is refused to files
   }
 
   restore() {

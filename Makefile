@@ -10,7 +10,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 JOBS ?= 2
 PYTEST ?=
 
-.PHONY: demo test lint docs clean
+.PHONY: demo test lint docs fuzz clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.demo
@@ -23,6 +23,11 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+HOURS ?= 1
+SEED ?= 1
+fuzz: $(VENV)/.dev
+	$(BIN)/python tests/fuzz/run.py --hours $(HOURS) --seed $(SEED)
 
 docs: $(VENV)/.dev
 	$(BIN)/mkdocs build --strict --quiet

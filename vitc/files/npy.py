@@ -55,7 +55,7 @@ def _header(file: BinaryIO) -> tuple[np.dtype[Any], bool, tuple[int, ...]]:
     if length > _MAX_HEADER:
         raise ValueError(f"its header has {length} bytes, at most {_MAX_HEADER} are read")
     try:
-        header = ast.literal_eval(file.read(length).decode("utf-8" if start[6] == 3 else "latin-1").strip())
+        header = ast.literal_eval(file.read(length).decode("utf-8" if start[6] == 3 else "latin-1").strip(" \n"))
     except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:  # all that its docs name
         raise ValueError("its header can't be read") from error
     if not isinstance(header, dict) or set(header) != {"descr", "fortran_order", "shape"}:

@@ -21,6 +21,8 @@ from vitc.lowering.cpu.prepare import Prepared, load, prepared_proto
 if TYPE_CHECKING:
     import onnx
 
+    from vitc.lowering.gate.tensors import Read
+
 #: The libraries, which take any model. `native`, vitc's own, takes INT8 models on AVX512-VNNI.
 ENGINES = ("onnxruntime", "openvino")
 NATIVE = "native"
@@ -75,12 +77,15 @@ def native_refusal(proto: onnx.ModelProto | None = None) -> str | None:
     return None
 
 
-def open_engine(model: Path | str | bytes, engine: str = "auto", threads: int | None = None) -> Engine:
+def open_engine(
+    model: Path | str | bytes, engine: str = "auto", threads: int | None = None, read: Read | None = None
+) -> Engine:
     """An engine for an ONNX model, given by path or bytes (over 2 GB: by path, with its external data beside it).
 
     engine:  `onnxruntime`, `openvino`, `native`, or `auto`: native where it takes the model, else see `preferred`; the
              engine's `remark` says why not native.
     threads: how many to compute with; None: what the engine takes by default, all cores.
+    read:    gives the bytes of external data by their location; None: they lie beside the path.
 
     Raises VitcError for an unknown engine, InputError for a number of threads that no engine should have,
     MissingDependencyError where the engine, or onnx, is not installed, BuildError where the engine refuses the model.
@@ -89,7 +94,7 @@ def open_engine(model: Path | str | bytes, engine: str = "auto", threads: int | 
     if engine not in (*ENGINES, NATIVE, "auto"):
         raise VitcError(unknown("CPU engine", engine, (*ENGINES, NATIVE, "auto")))
     library = engine if engine in ENGINES else preferred()
-    proto = load(model if isinstance(model, bytes) else Path(model))
+    proto = load(model if isinstance(model, bytes) else Path(model), read)
     if engine == NATIVE:
         return _open_native(proto, library, threads)
     remark = ""

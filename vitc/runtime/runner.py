@@ -129,6 +129,42 @@ def load(
         return _on_cpu(bundle, "auto", threads, f"no TensorRT engine here: {error}")
 
 
+def _check_ports(bundle: Bundle, engine: cpu.Engine) -> None:
+    """BundleError where the manifest and the model do not name the same inputs and outputs."""
+    manifest = bundle.manifest
+    for kind, infos, ports in (("input", manifest.inputs, engine.inputs), ("output", manifest.outputs, engine.outputs)):
+        stated = {info.name: (info.dtype, len(info.shape)) for info in infos}
+        found = {port.name: (port.dtype, len(port.shape)) for port in ports}
+        # A model may leave an output's shape open.
+        different = [
+            name
+            for name in stated.keys() | found.keys()
+            if stated.get(name) != found.get(name) and not _is_open(stated.get(name), found.get(name))
+        ]
+        if different:
+            raise BundleError(
+                f"{bundle.path}: the manifest has the {kind}s {stated}, the model has {found}: "
+                "they are not of one another; compile the model again"
+            )
+        for info, port in ((i, p) for i in infos for p in ports if i.name == p.name):
+            for wanted, got in zip(info.shape, port.shape, strict=False):
+                if isinstance(wanted, int) and isinstance(got, int) and wanted != got:
+                    raise BundleError(
+                        f"{bundle.path}: the manifest gives the {kind} {info.name!r} the shape {list(info.shape)}, the "
+                        f"model {list(port.shape)}: they are not of one another; compile the model again"
+                    )
+
+
+def _is_open(stated: tuple[str, int] | None, found: tuple[str, int] | None) -> bool:
+    return stated is not None and found is not None and stated[0] == found[0] and found[1] == 0
+
+
 def _on_cpu(bundle: Bundle, engine: str, threads: int | None, reason: str) -> Runner:
-    opened = cpu.open_engine(bundle.model, engine, threads)
+    # The bytes whose hashes were right, not what lies there by now.
+    opened = cpu.open_engine(bundle.read(bundle.manifest.model), engine, threads, bundle.read)
+    try:
+        _check_ports(bundle, opened)
+    except BundleError:
+        opened.close()
+        raise
     return Runner(bundle, opened, f"{reason}; {opened.remark}" if opened.remark else reason)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from vitc.errors import BuildError, InternalError, MissingDependencyError
 from vitc.lowering.cpu.machine import cpu_flags
-from vitc.ownership import why_not_ours
+from vitc.ownership import own_folder, why_not_ours
 
 SOURCES = Path(__file__).resolve().parent / "csrc"
 #: What the kernels are written for; Linux's names.
@@ -62,8 +62,9 @@ def _load(compiler: str | None, portable: bool) -> ctypes.CDLL:
     if compiler is None:
         raise MissingDependencyError("the native CPU engine needs a C++ compiler: install g++ or clang++, or set CXX")
     flags = _FLAGS if portable else (*_FLAGS, *_VNNI_FLAGS)
-    path = _cache() / f"native-{_key(compiler, flags)}.so"
+    path = Path("the user's cache folder")
     try:
+        path = _cache() / f"native-{_key(compiler, flags)}.so"
         if not _is_whole(path):
             _compile(compiler, flags, path)
         return _opened(path)
@@ -98,11 +99,7 @@ def _opened(path: Path) -> ctypes.CDLL:
 
 
 def _cache() -> Path:
-    """VITC_CACHE, or the user's own cache folder: nobody else may write what this process loads."""
-    base = os.environ.get("VITC_CACHE")
-    if base:
-        return Path(base) / "native"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vitc" / "native"
+    return own_folder() / "native"
 
 
 def _key(compiler: str, flags: tuple[str, ...]) -> str:

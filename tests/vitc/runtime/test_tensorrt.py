@@ -8,7 +8,7 @@ import hashlib
 import json
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,12 +17,14 @@ import numpy as np
 import pytest
 from small_models import Graph
 
-from vitc.bundle import BundleContents, Dim, TensorInfo, VersionRange, write_bundle
+from vitc.bundle import Bundle, BundleContents, Dim, TensorInfo, VersionRange, write_bundle
 from vitc.errors import BuildError, InputError
+from vitc.exit_codes import USER_ERROR
 from vitc.lowering.cpu import Port
+from vitc.ownership import seal
 from vitc.runtime import build, load, tensorrt_engine
 from vitc.runtime.__main__ import main
-from vitc.runtime.builder import read_built
+from vitc.runtime.builder import Built, read_built
 from vitc.runtime.cuda import Cuda
 from vitc.runtime.tensorrt_engine import TensorRtEngine
 
@@ -66,7 +68,7 @@ def test_the_script_checks_the_engine_it_built_and_nothing_else(for_orin: Bundle
     environment = {"PYTHON": sys.executable, "PATH": "/usr/bin:/bin"}
     done = subprocess.run(["./build.sh"], cwd=path, env=environment, capture_output=True, text=True)
     assert "engine.plan: " in done.stdout
-    assert (done.returncode, "needs an NVIDIA driver" in done.stderr) == (2, True)
+    assert (done.returncode, "needs an NVIDIA driver" in done.stderr) == (USER_ERROR, True)
 
 
 def test_builds_that_are_refused(
@@ -79,9 +81,12 @@ def test_builds_that_are_refused(
     registry = SimpleNamespace(load_library=asked.append)  # gives None, as TensorRT does for what is no plugin
     refusing = SimpleNamespace(__name__="tensorrt", __version__="10.3.0", get_plugin_registry=lambda: registry)
     monkeypatch.setattr("vitc.runtime.builder.tensorrt.find", lambda _: refusing)
-    with pytest.raises(BuildError, match=r"could not load the plugin nowhere\.so; build it on this machine"):
+    with pytest.raises(BuildError, match=r"the plugin nowhere\.so can't be read: .*; build it on this machine"):
         build(bundle, plugin=Path("nowhere.so"))
-    assert asked == ["nowhere.so"]
+    (tmp_path / "libplugin.so").write_bytes(b"no library")
+    with pytest.raises(BuildError, match=r"could not load the plugin; build it on this machine"):
+        build(bundle, plugin=tmp_path / "libplugin.so")
+    assert [Path(path).name for path in asked] == ["plugin.so"]
     old = SimpleNamespace(__name__="tensorrt", __version__="8.6.2")
     monkeypatch.setattr("vitc.runtime.builder.tensorrt.find", lambda _: old)
     with pytest.raises(BuildError, match=r"is for TensorRT >=10\.3,<12; 8\.6\.2 is installed"):
@@ -90,6 +95,68 @@ def test_builds_that_are_refused(
     monkeypatch.setattr("vitc.runtime.builder.tensorrt.find", lambda _: new)
     with pytest.raises(InputError, match="the bundle takes batch 1 to 4, asked to tune for 9"):
         build(bundle, batch=9)
+
+
+def forged(made: Bundle, sealed: bool, **changes: Any) -> None:
+    """A record, an engine and a plugin beside the bundle."""
+    made.work.mkdir()
+    (made.work / "engine.plan").write_bytes(b"plan")
+    (made.work / "plugin.so").write_bytes(b"library")
+    digests = {name: hashlib.sha256(name.encode()).hexdigest() for name in ("plan", "library")}
+    built = replace(
+        Built("tensorrt_rtx", "1.0", None, hashlib.sha256(made.head).hexdigest(), digests["library"], (1, 1, 1),
+              digests["plan"], 1, "elsewhere"),
+        **changes,
+    )  # fmt: skip
+    given = {"seal": seal(json.dumps(asdict(built), sort_keys=True).encode())} if sealed else {}
+    (made.work / "engine.json").write_text(json.dumps(asdict(built) | given))
+
+
+@pytest.fixture
+def trt(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A TensorRT that notes which libraries it is to load."""
+    asked: list[str] = []
+    registry = SimpleNamespace(load_library=lambda path: asked.append(path))
+    fake = SimpleNamespace(__name__="tensorrt_rtx", __version__="1.0", get_plugin_registry=lambda: registry)
+    monkeypatch.setattr("vitc.runtime.builder.tensorrt.load", lambda _: fake)
+    return asked
+
+
+def test_an_engine_that_somebody_else_built(for_orin: BundleContents, tmp_path: Path, trt: list[str]) -> None:
+    """It is code, and nothing of it is loaded: not the plugin it names, not the plan."""
+    bundle = write_bundle(tmp_path / "b", for_orin)
+    forged(bundle, sealed=False)
+    with pytest.raises(
+        BuildError, match=r"not built by this user on this machine \(it says 'elsewhere', this is '.*'\)"
+    ):
+        load(bundle.path, "tensorrt")
+    with load(bundle.path, threads=1) as runner:
+        assert runner.engine.name in ("onnxruntime", "openvino")
+    assert trt == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "spoil", "message"),
+    [
+        ({}, lambda work: (work / "plugin.so").chmod(0o666), "plugin.so can be written by others: chmod go-w"),
+        ({}, lambda work: (work / "plugin.so").write_bytes(b"other"), "plugin.so is damaged: built as .*, it has"),
+        ({}, lambda work: (work / "engine.plan").write_bytes(b"other"), "engine.plan is damaged: built as .*, it has"),
+        ({"version": "2.0"}, lambda work: None, "was built by tensorrt_rtx 2.0, installed is 1.0; build it again"),
+        ({"bundle": "0" * 64}, lambda work: None, "was built from another bundle"),
+        ({}, lambda work: (work / "engine.json").write_text("{}"), "engine.json is damaged"),
+        ({}, lambda work: None, "could not load the plugin; build it on this machine"),
+    ],
+)
+def test_an_engine_of_one_s_own_that_does_not_fit(
+    changes: dict[str, Any], spoil: Any, message: str, for_orin: BundleContents, tmp_path: Path, trt: list[str]
+) -> None:
+    bundle = write_bundle(tmp_path / "b", for_orin)
+    forged(bundle, sealed=True, **changes)
+    spoil(bundle.work)
+    with pytest.raises(BuildError, match=message):
+        load(bundle.path, "tensorrt")
+    # A plugin is loaded from a copy of the bytes that were checked.
+    assert all(Path(path).parent != bundle.work for path in trt)
 
 
 class Driver:

@@ -333,6 +333,12 @@ def run(context: typer.Context) -> None:
 
 
 @app.command(context_settings=_PASSED_ON)
+def watch(context: typer.Context) -> None:
+    """Watch videos, cameras and streams: vitc watch BUNDLE SOURCE --track --line gate=0.5,0,0.5,1 --save out.mp4."""
+    _runtime("watch", context.args)
+
+
+@app.command(context_settings=_PASSED_ON)
 def bench(context: typer.Context) -> None:
     """Time a bundle on this machine."""
     _runtime("bench", context.args)

@@ -1,4 +1,4 @@
-"""`python -m vitc.runtime {build,run,bench,check,verify} BUNDLE`: what a device needs, with nothing but argparse.
+"""`python -m vitc.runtime {build,run,watch,bench,check,verify} BUNDLE`: what a device needs, with nothing but argparse.
 
 Exit codes, as of `vitc` (vitc/exit_codes.py): 0 done; 1 what was asked can't be done, with the reason on stderr; 2 a
 wrong command line; 3 the self-check failed.
@@ -23,6 +23,7 @@ from vitc.exit_codes import CHECK_FAILED, OK
 from vitc.files.npy import read_npy
 from vitc.lowering.cpu.engine import Array
 from vitc.printable import printable_lines
+from vitc.runtime import watch_command
 from vitc.runtime.bench import make_feeds
 from vitc.runtime.builder import build
 from vitc.runtime.runner import ENGINES, load
@@ -37,13 +38,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "python -m vitc.
 
 def _parser(program: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog=program, description=__doc__)
-    commands = parser.add_subparsers(required=True, metavar="{build,run,bench,check,verify}")
+    commands = parser.add_subparsers(required=True, metavar="{build,run,watch,bench,check,verify}")
 
-    def command(name: str, function: Any, text: str, engine: bool = True) -> argparse.ArgumentParser:
+    def command(name: str, function: Any, text: str, engine: bool = True, as_json: bool = True) -> Any:
         sub = commands.add_parser(name, help=text, description=text)
         sub.set_defaults(command=function)
         sub.add_argument("bundle", type=Path, help="a bundle: a folder or a .vitc file")
-        sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
+        if as_json:
+            sub.add_argument("--json", action="store_true", help="one JSON object on stdout")
         if engine:
             sub.add_argument("--engine", choices=ENGINES, default="auto")
             sub.add_argument("--threads", type=int, help="of a CPU engine; default: all cores")
@@ -64,6 +66,8 @@ def _parser(program: str) -> argparse.ArgumentParser:
         type=Path,
         help="a folder for the outputs: NAME.npy each, other characters than letters, digits and .-_ as _",
     )
+    sub = command("watch", _watch, "watch videos, cameras and streams: boxes, tracks, counts", as_json=False)
+    watch_command.add_arguments(sub)
     sub = command("bench", _bench, "time the model here")
     sub.add_argument("--batch", type=int)
     sub.add_argument("--rounds", type=int, default=50)
@@ -77,7 +81,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 
 def _print(options: argparse.Namespace, plain: Any, text: str) -> None:
-    print(json.dumps(plain, default=str) if options.json else printable_lines(text))
+    print(json.dumps(plain, default=str) if options.json is True else printable_lines(text))
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -125,6 +129,12 @@ def _run_on_pictures(options: argparse.Namespace) -> int:
                 place = f"  {row['box']}" if "box" in row else ""
                 text.append(f"    {row['score']:.4f}  {row['label']}{place}")
             _print(options, {"picture": str(path), **answer}, "\n".join(text if rows else [*text, "    nothing"]))
+    return 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    data, text = watch_command.run(options)
+    _print(options, data, text)
     return 0
 
 

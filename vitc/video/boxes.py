@@ -59,6 +59,9 @@ class Detections:
         }  # fmt: skip
 
 
+# Boxes that are compared with each other: a bad model must not cost seconds.
+_CANDIDATES = 1000
+
 Answer: TypeAlias = Ranking | Detections
 
 
@@ -114,8 +117,7 @@ def _of_one(
         values = scores.reshape(-1)[flat]
     order = np.argsort(-values, kind="stable")
     order = order[values[order] >= threshold]
-    if task.overlap is None:
-        order = order[: task.most]
+    order = order[: task.most if task.overlap is None else max(task.most, _CANDIDATES)]
     corners = _in_picture(task, boxes[queries[order]], picture, placement, size)
     found = detections(corners, values[order].astype(np.float32), labels[order].astype(np.int64))
     # A box can lie in the letterbox's margin, or be without a size after a bad query: there is nothing to show.

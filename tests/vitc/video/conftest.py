@@ -61,11 +61,11 @@ def classifier(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def detector(tmp_path: Path) -> Path:
-    """Finds one bright square of 8 pixels in each cell of 8 pixels: a cell's score is its brightness, its box the cell.
-    24 boxes, one label."""
+    """Finds one bright square of 8 pixels in each cell of 8 pixels: a cell's score is its brightness, its box the cell
+    and those around it. 24 boxes, one label."""
     rows, columns = SIZE[0] // 8, SIZE[1] // 8
     y, x = np.mgrid[:rows, :columns]
-    corners = np.stack([x / columns, y / rows, (x + 1) / columns, (y + 1) / rows], -1).reshape(1, -1, 4)
+    corners = np.stack([(x - 1) / columns, (y - 1) / rows, (x + 2) / columns, (y + 2) / rows], -1).reshape(1, -1, 4)
     nodes = [
         helper.make_node("ReduceMean", ["x", "channels"], ["grey"], keepdims=1),
         helper.make_node("AveragePool", ["grey"], ["cells"], kernel_shape=[8, 8], strides=[8, 8]),
@@ -79,7 +79,7 @@ def detector(tmp_path: Path) -> Path:
         "channels": np.array([1]), "shape": np.array([0, rows * columns, 1]), "half": np.float32(0.5),
         "steep": np.float32(10), "zero": np.float32(0), "corners": corners.astype(np.float32),
     }  # fmt: skip
-    task = Detection(["square"], form="xyxy", boxes="boxes", overlap=0.5)
+    task = Detection(["square"], form="xyxy", boxes="boxes", overlap=0.3)
     cells = rows * columns
     outputs = {"logits": ["batch", cells, 1], "boxes": ["batch", cells, 4]}
     return _write(tmp_path / "squares.vitc", nodes, weights, outputs, task)

@@ -7,13 +7,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from explorer_many import ten_thousand
 from explorer_models import small_story
 from explorer_page import Page, browser
 from explorer_steps import graph, node, two_steps
 from selenium.webdriver.common.keys import Keys
 
 from vitc.explorer import Story, write
-from vitc.explorer.records import EngineView, Layer, Node, Step
+from vitc.explorer.records import EngineView, Layer, Step
 from vitc.explorer.sources import compared
 
 
@@ -261,17 +262,6 @@ def test_the_walk_of_the_docs(page: Page, small: Path) -> None:
     assert page.selected() == "blocks.7"
     page.picture("walk-block-7")
     assert page.complaints() == []
-
-
-def ten_thousand(folded: bool) -> Story:
-    """Nodes in a row with skips between them: flat, or in a thousand blocks."""
-    nodes = [Node("n0", "input", type="f32[1, 8]")]
-    for i in range(1, 10_000):
-        path = ("blocks", str(i // 10), "mlp" if i % 10 < 6 else "attn") if folded else ()
-        inputs = sorted({f"n{i - 1}", f"n{max(0, i - 1 - i * 7 % 13)}"})
-        nodes.append(Node(f"n{i}", ("aten.linear", "aten.add", "aten.gelu")[i % 3], path, "f32[1, 8]", tuple(inputs)))
-    values = {"ms": {f"n{i}": i * 37 % 101 / 100 for i in range(10_000)}}
-    return Story("ten thousand nodes", [Step("flat", "captured", tuple(nodes), values=values)])
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ export function chip(color) {
 
 export function legend(scene) {
   const { about, low, high, words: known, color, worseIsLess } = scale(scene.graph, scene.metric, scene.mode);
-  if (about.kind === "words") return el("div", {}, el("strong", {}, about.title), known.map((word) => [chip(color(word)), word]));
+  if (about.kind === "words") return el("div", {}, el("strong", {}, about.title), known.map((word) => el("span", { class: "word" }, chip(color(word)), word)));
   const strip = el("canvas", { class: "ramp", width: 220, height: 10, "aria-hidden": "true" });
   const g = strip.getContext("2d");
   for (let x = 0; x < 220; x++) { g.fillStyle = ramp(x / 219); g.fillRect(x, 0, 1, 10); }

@@ -13,6 +13,7 @@ from typing import Literal
 import torch
 from torch.fx import Node
 
+from vitc.calibration.findings import Findings
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, constant, is_constant, module_path, shape_of
 from vitc.graph.attention_call import AttentionCall
@@ -72,7 +73,7 @@ class QuantizeInt8(Pass):
         return program.note(f"{len(gemms)} GEMMs and {len(sites.attentions)} attentions in INT8")
 
     def _insert(self, program: Program, sites: Sites) -> list[QuantizedGemm]:
-        scales = {name: step_of(program.ranges[name]) for name in sites.tensors()}
+        scales = {name: step_of(program.findings.ranges[name]) for name in sites.tensors()}
         rewriter = Rewriter(program.module, self.name)
         for node in sites.attentions:
             pv = "fp16" if _matches(node, self.pv_fp16) else "int8"
@@ -80,9 +81,9 @@ class QuantizeInt8(Pass):
         activations: dict[Node, Node] = {}
         done = []
         for x, gemms in sites.gemms.items():
-            mean = program.vectors.get(f"{x.name}/mean") if self.correct_bias else None
+            mean = program.findings.means.get(x.name) if self.correct_bias else None
             for node in gemms:
-                offsets = None if self.rounding == "nearest" else program.vectors.get(f"{node.name}/rounding")
+                offsets = None if self.rounding == "nearest" else program.findings.roundings.get(node.name)
                 done.append(_quantize_gemm(rewriter, node, scales[x.name], activations, mean, offsets))
         rewriter.finish()
         return done
@@ -123,12 +124,12 @@ class QuantizeInt8(Pass):
                 f"INT8 needs ranges for {len(names)} tensors ({', '.join(names[:3])} …) and there is no calibration "
                 "data; pass calibration=images, or quantize=None to stay in floating point"
             )
-        ranges, vectors, line = choose_ranges(program, sites, self.calibrator, self.seed)
-        return program.calibrated(ranges, vectors).note(line)
+        findings, line = choose_ranges(program, sites, self.calibrator, self.seed)
+        return program.calibrated(findings).note(line)
 
     def _with_roundings(self, program: Program, sites: Sites) -> Program:
         linears = [n.name for readers in sites.gemms.values() for n in readers if n.target is aten.linear.default]
-        if all(f"{name}/rounding" in program.vectors for name in linears):
+        if all(name in program.findings.roundings for name in linears):
             return program
         if program.calibration is None:
             raise CalibrationError(
@@ -143,7 +144,7 @@ class QuantizeInt8(Pass):
         lines += [f"{module_path(n) or n.name}: rounded to the nearest, {self.rounding} is for linears" for n in others]
         for line in lines:
             program = program.note(line)
-        return program.calibrated({}, {f"{name}/rounding": value for name, value in offsets.items()})
+        return program.calibrated(Findings(roundings=offsets))
 
 
 def _matches(node: Node, patterns: tuple[str, ...]) -> bool:

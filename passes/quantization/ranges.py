@@ -9,9 +9,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
 from torch.fx import Node
 
+from vitc.calibration.findings import Findings
 from vitc.calibration.observer import Observer
 from vitc.graph.attention_call import AttentionCall
 from vitc.graph.program import Program
@@ -69,10 +69,8 @@ def parts_of(attention: Node) -> dict[str, Part]:
     return {x.name: Part(x) for x in call.parts}
 
 
-def choose_ranges(
-    program: Program, sites: Sites, calibrator: str, seed: int
-) -> tuple[dict[str, float], dict[str, Tensor], str]:
-    """(range by name, mean of each linear's input, a line for the journal)."""
+def choose_ranges(program: Program, sites: Sites, calibrator: str, seed: int) -> tuple[Findings, str]:
+    """(ranges, peaks, and the mean of each linear's input; a line for the journal)."""
     tensors = sites.tensors()
     histograms = {name: MagnitudeHistogram() for name in tensors}
     channels = {name: ChannelStatistics() for name in tensors}
@@ -85,13 +83,14 @@ def choose_ranges(
 
     measurable = {name: part for name, part in tensors.items() if name not in sites.convolved()}
     probes, _ = probe(images, measurable, channels)
-    ranges, chosen = peaks_of(peaks), Counter[str]()
+    ranges, chosen = {}, Counter[str]()
     for name, histogram in histograms.items():
         ranges[name], method = _choose(histogram, probes.get(name), calibrator)
         chosen[method] += 1
-    vectors = {f"{x.name}/mean": probes[x.name].mean for x in sites.linears()}
+    means = {x.name: probes[x.name].mean for x in sites.linears()}
     methods = ", ".join(f"{n} by {name}" for name, n in sorted(chosen.items()))
-    return ranges, vectors, f"ranges from {images.seen} images: {methods}"
+    findings = Findings(ranges=ranges, peaks=peaks_of(peaks), means=means)
+    return findings, f"ranges from {images.seen} images: {methods}"
 
 
 def _choose(histogram: MagnitudeHistogram, tensor: TensorProbe | None, calibrator: str) -> tuple[float, str]:
@@ -107,5 +106,6 @@ def _choose(histogram: MagnitudeHistogram, tensor: TensorProbe | None, calibrato
 
 def known(program: Program, sites: Sites, with_means: bool) -> bool:
     """Whether an earlier calibration answered all questions."""
-    means = [f"{x.name}/mean" for x in sites.linears()] if with_means else []
-    return all(n in program.ranges for n in sites.tensors()) and all(n in program.vectors for n in means)
+    found = program.findings
+    means = [x.name for x in sites.linears()] if with_means else []
+    return all(n in found.ranges for n in sites.tensors()) and all(n in found.means for n in means)

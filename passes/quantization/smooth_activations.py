@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
-
 from vitc.errors import CalibrationError
 from vitc.graph import Rewriter, module_path
 from vitc.graph.program import Program
@@ -19,7 +17,7 @@ from vitc.passes.quantization.error.measured_error import probe
 from vitc.passes.quantization.observe.observe import observe
 from vitc.passes.quantization.observe.statistics import ChannelStatistics
 from vitc.passes.quantization.smoothing.smooth_search import Smoothing
-from vitc.passes.quantization.smoothing.smooth_sites import ScoreSite, Site, sites_at
+from vitc.passes.quantization.smoothing.smooth_sites import ReadSite, ScoreSite, Site, sites_at
 from vitc.pipeline import Pass, register_pass
 
 
@@ -50,15 +48,15 @@ class SmoothActivations(Pass):
         rewriter = Rewriter(program.module, self.name)
         kept = 0
         for site in sites:
-            shift, scale = program.vectors[f"{site.key}/shift"], program.vectors[f"{site.key}/scale"]
-            if bool((scale != 1).any()):
-                site.apply(rewriter, shift, scale)
+            factors = site.factors(program.findings)
+            if factors is not None and factors.kept:
+                site.apply(rewriter, factors)
                 kept += 1
         rewriter.finish()
         return program.note(f"{kept} of {len(sites)} sites smoothed, the others are better as they are")
 
     def _with_factors(self, program: Program, sites: Sequence[Site]) -> Program:
-        if all(f"{site.key}/scale" in program.vectors for site in sites):
+        if all(site.factors(program.findings) is not None for site in sites):
             return program
         if program.calibration is None:
             raise CalibrationError(
@@ -70,14 +68,12 @@ class SmoothActivations(Pass):
         channels = {name: ChannelStatistics() for name in parts}
         watching = [pair for name, part in parts.items() for pair in part.watched(channels[name])]
         observe(program, [*watching, *images.observers()])
-        probes = probe(images, parts, channels, {s.key: s.readers for s in sites if s.readers})
-        vectors = {}
+        probes = probe(images, parts, channels, {s.tensor.name: s.readers for s in sites if isinstance(s, ReadSite)})
         for site in sites:
             found = site.search(probes, program.module, self.alphas, self.shift)
             program = program.note(_line(site, found))
-            vectors[f"{site.key}/shift"] = found.shift if found.kept else torch.zeros_like(found.shift)
-            vectors[f"{site.key}/scale"] = found.scale if found.kept else torch.ones_like(found.scale)
-        return program.calibrated({}, vectors)
+            program = program.calibrated(site.findings(found.factors))
+        return program
 
 
 def _line(site: Site, found: Smoothing) -> str:

@@ -91,8 +91,8 @@ def _unsafe(program: Program, node: Node) -> str | None:
             peak, limit = float(value.abs().max()) if value.numel() else 0.0, _LARGEST
         else:
             # A cast of what was seen has seen the same.
-            seen = tensor.args[0] if tensor.target is aten._to_copy.default else tensor
-            peak, limit = program.ranges.get(f"{seen.name}/peak", 0.0), _LARGEST / _HEADROOM  # type: ignore[union-attr]
+            seen = operand(tensor) if tensor.target is aten._to_copy.default else tensor
+            peak, limit = program.findings.peaks.get(seen.name, 0.0), _LARGEST / _HEADROOM
         kind = "its result" if tensor is node else f"its operand {tensor.name}"
         if not peak <= limit:
             return f"{kind} reaches {peak:.4g}, FP16 ends at {_LARGEST:.0f}"
@@ -103,7 +103,7 @@ def _unsafe(program: Program, node: Node) -> str | None:
 
 def _evidence(program: Program) -> str:
     names = {n.name for n in program.graph.nodes if is_tensor(n) and val(n).dtype == torch.float16}
-    peaks = {n: program.ranges[f"{n}/peak"] for n in names if f"{n}/peak" in program.ranges}
+    peaks = {n: peak for n, peak in program.findings.peaks.items() if n in names}
     if not peaks:
         return (
             "no range of an FP16 tensor was seen: the choice is by kind of operator (calibration=images shows ranges)"

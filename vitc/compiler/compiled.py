@@ -129,7 +129,7 @@ class CompiledModel:
             tolerance=_TOLERANCE[precision],
             golden=(self._golden(),),
             plugin=plugin_files(plugin_nodes(self.onnx.proto), target.arch) if target.arch is not None else {},
-            calibration={"ranges": dict(self.program.ranges)} if self.program.ranges else None,
+            calibration=self.program.findings.to_dict() or None,
             task=with_task(self.program, None).task,
         )
 

@@ -41,7 +41,7 @@ class Told:
     def story(self, title: str, engines: dict[str, tuple[LayerTable, LintReport]] | None = None) -> Story:
         """`engines`: what was built of it, by title: its layers and the lint that predicted them."""
         program = self.program
-        begin = self.start.calibrated(program.ranges, program.vectors)
+        begin = self.start.calibrated(program.findings)
         begin = begin.evolve(calibration=program.calibration, samples=begin.samples or program.samples)
         recorder, watch = Recorder([begin]), Numerics()
         run_pipeline(begin, self.passes[len(begin.journal) :], (recorder, watch))

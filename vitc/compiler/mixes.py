@@ -36,7 +36,7 @@ class Mixes:
         start = made.start
         self._made, self._start = made, start
         self._passes = parse_pipeline(made.program.pipeline)
-        self._known = start.evolve(calibration=None).calibrated(made.program.ranges, made.program.vectors)
+        self._known = start.evolve(calibration=None).calibrated(made.program.findings)
         self._calibrated = self._known  # as it stands before quantize-int8, once `fastest` has got there
         self._compiled: tuple[QuantizeInt8 | None, CompiledModel] | None = None
         self._ledger: Ledger | None = None

@@ -216,5 +216,6 @@ def _report(request: Request, before: Program, after: Program, matches: Sequence
         predicted_ms=prediction.ms,
         predicted_blocks=prediction.blocks,
         pruning=() if after.pruning is None else tuple(after.pruning.text().splitlines()),
+        calibration=after.findings.lines(),
         skipped=tuple(skipped),
     )

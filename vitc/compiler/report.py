@@ -34,6 +34,7 @@ class Report:
     warnings: tuple[str, ...] = ()
     decisions: tuple[str, ...] = ()
     pruning: tuple[str, ...] = ()
+    calibration: tuple[str, ...] = ()
     skipped: tuple[str, ...] = ()
     ledger: Ledger | None = None
 
@@ -76,6 +77,8 @@ class Report:
         for entry in self.journal:
             lines.append(f"  {entry.pass_text:<32} {entry.counts} nodes, {entry.seconds:.2f} s")
             lines += [f"      {note}" for note in entry.notes]
+        if self.calibration:
+            lines += ["calibration", *(f"  {line}" for line in self.calibration)]
         if self.pruning:
             lines += ["pruning", *(f"  {line}" for line in self.pruning)]
         if self.attentions:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vitc.calibration.findings import Findings
 from vitc.graph import Rewriter
 from vitc.graph.nodes import val
 from vitc.graph.program import Program
@@ -45,7 +46,7 @@ class FakeQuantized:
             x = by_name[tensor.name]
             home = self._steps[x.name] = rewriter.unique_name(f"{_STEP}_{x.name}")
             with rewriter.at(by_name[gemms[0].name]):
-                step = torch.tensor(step_of(self._tiled.ranges[x.name]), dtype=val(x).dtype)
+                step = torch.tensor(step_of(self._tiled.findings.ranges[x.name]), dtype=val(x).dtype)
                 rounded = rewriter.call(round_activation, x, rewriter.parameter(home, step.log()))
             for gemm in (by_name[g.name] for g in gemms):
                 with rewriter.at(gemm):
@@ -64,8 +65,8 @@ class FakeQuantized:
                 tensor.copy_(weights[name])
         ranges = {name: 127 * float(_step(weights[home])) for name, home in self._steps.items()}
         # The trained biases have taken in the mean error already: quantize-int8 finds nothing to correct.
-        none = {f"{name}/mean": torch.zeros(width) for name, width in self._widths.items()}
-        return trained.calibrated(ranges, none)
+        none = {name: torch.zeros(width) for name, width in self._widths.items()}
+        return trained.calibrated(Findings(ranges=ranges, means=none))
 
 
 def round_activation(x: Tensor, log_step: Tensor) -> Tensor:

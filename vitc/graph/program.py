@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.fx import Graph, GraphModule, Interpreter
+
+from vitc.calibration.findings import Findings
 
 if TYPE_CHECKING:
     from vitc.calibration.preprocessing import Preprocessing
@@ -67,11 +68,9 @@ class Program:
     preprocessing:  from a picture to the input, where it is known.
     task:           what the outputs mean, where it is known.
     calibration:    the user's images, for passes that look at them.
-    ranges:         node name → the largest magnitude that calibration keeps.
+    findings:       what calibration found, so that a build can be repeated without the data.
     samples:        what pruning criteria look at.
     pruning:        what pruning did.
-    vectors:        what else calibration found (smoothing factors, means), so that a build can be reproduced without
-                    data.
     journal:        what each pass did.
     notes:          what the pass that is running has to say; the journal's entry takes them.
     """
@@ -84,10 +83,9 @@ class Program:
     preprocessing: Preprocessing | None = None
     task: Task | None = None
     calibration: CalibrationStream | None = None
-    ranges: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    findings: Findings = field(default_factory=Findings)
     samples: Samples | None = None
     pruning: PrunePlan | None = None
-    vectors: Mapping[str, torch.Tensor] = field(default_factory=lambda: MappingProxyType({}))
     journal: tuple[JournalEntry, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -114,11 +112,9 @@ class Program:
         """A copy with fields replaced."""
         return dataclasses.replace(self, **changes)
 
-    def calibrated(self, ranges: Mapping[str, float], vectors: Mapping[str, torch.Tensor]) -> Program:
-        """A copy that knows more ranges and vectors."""
-        return self.evolve(
-            ranges=MappingProxyType({**self.ranges, **ranges}), vectors=MappingProxyType({**self.vectors, **vectors})
-        )
+    def calibrated(self, findings: Findings) -> Program:
+        """A copy that knows more of what calibration found."""
+        return self.evolve(findings=self.findings.with_more(findings))
 
     def note(self, text: str) -> Program:
         """A copy with one more line for the journal entry of the running pass."""

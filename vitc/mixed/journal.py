@@ -80,4 +80,5 @@ class SearchJournal:
 
 def ranges_fingerprint(program: Program) -> str:
     """Twelve digits that change with what calibration found, so with its images."""
-    return digest(json.dumps(dict(sorted(program.ranges.items()))))
+    found = program.findings
+    return digest(json.dumps([sorted(found.ranges.items()), sorted(found.peaks.items())]))

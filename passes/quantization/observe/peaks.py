@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
+from vitc.calibration.findings import Findings
 from vitc.graph.nodes import is_tensor, val
 from vitc.graph.program import Program
 from vitc.passes.quantization.observe.observe import observe
@@ -41,14 +42,14 @@ def peak_observers(program: Program) -> list[tuple[Node, Peak]]:
 
 
 def peaks_of(observers: list[tuple[Node, Peak]]) -> dict[str, float]:
-    """As `Program.ranges` keeps them."""
-    return {f"{node.name}/peak": peak.value for node, peak in observers}
+    """By node name, as `Findings` keeps them."""
+    return {node.name: peak.value for node, peak in observers}
 
 
 def with_peaks(program: Program) -> Program:
     """The program with peaks, from its calibration stream if it has one and does not know them yet."""
-    if program.calibration is None or any(name.endswith("/peak") for name in program.ranges):
+    if program.calibration is None or program.findings.peaks:
         return program
     observers = peak_observers(program)
     observe(program, observers)
-    return program.calibrated(peaks_of(observers), {})
+    return program.calibrated(Findings(peaks=peaks_of(observers)))

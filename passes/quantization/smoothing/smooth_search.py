@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vitc.calibration.findings import Smoothed
 from vitc.passes.quantization.error.measured_error import TensorProbe, WeightProbe
 from vitc.passes.quantization.ranges import HEADROOM
 from vitc.passes.quantization.scales import fake_quantize_weight
@@ -39,6 +40,13 @@ class Smoothing:
     label: str
     before: float
     after: float
+
+    @property
+    def factors(self) -> Smoothed:
+        """What is kept of it: nothing, where it gains too little."""
+        if self.kept:
+            return Smoothed(self.shift, self.scale)
+        return Smoothed(torch.zeros_like(self.shift), torch.ones_like(self.scale))
 
     @property
     def kept(self) -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from vitc.calibration.findings import Findings, Smoothed
 from vitc.graph import Rewriter, constant, is_constant, module_path
 from vitc.graph.attention_call import AttentionCall
 from vitc.graph.movement import example_shape
@@ -67,20 +68,25 @@ class ReadSite:
     maker: Maker
     readers: Sequence[Node]
 
-    @property
-    def key(self) -> str:
-        return self.tensor.name
+    def factors(self, findings: Findings) -> Smoothed | None:
+        return findings.smoothing.get(self.tensor.name)
+
+    def findings(self, factors: Smoothed) -> Findings:
+        return Findings(smoothing={self.tensor.name: factors})
 
     def parts(self) -> dict[str, Part]:
-        return {self.key: Part(self.tensor)}
+        return {self.tensor.name: Part(self.tensor)}
 
     def search(self, probes: Probes, module: GraphModule, alphas: Sequence[float], shifts: bool) -> Smoothing:
         tensors, weights = probes
         columns = [constant(module, operand(n, 1)).float().abs().amax(0) for n in self.readers]
         peak = torch.stack(columns).amax(0)
-        return search_gemm(tensors[self.key], weights[self.key], peak, alphas, shifts and self.maker.has_bias)
+        return search_gemm(
+            tensors[self.tensor.name], weights[self.tensor.name], peak, alphas, shifts and self.maker.has_bias
+        )
 
-    def apply(self, rewriter: Rewriter, shift: Tensor, scale: Tensor) -> None:
+    def apply(self, rewriter: Rewriter, factors: Smoothed) -> None:
+        shift, scale = factors.shift, factors.scale
         self.maker.divide(rewriter, shift, scale)
         for reader in self.readers:
             weight = constant(rewriter.module, operand(reader, 1))
@@ -96,11 +102,12 @@ class ScoreSite:
     attention: Node
     query: Maker
     keys: Maker
-    readers: Sequence[Node] = ()
 
-    @property
-    def key(self) -> str:
-        return f"{self.attention.name}/scores"
+    def factors(self, findings: Findings) -> Smoothed | None:
+        return findings.score_smoothing.get(self.attention.name)
+
+    def findings(self, factors: Smoothed) -> Findings:
+        return Findings(score_smoothing={self.attention.name: factors})
 
     @property
     def tensor(self) -> Node:
@@ -114,7 +121,8 @@ class ScoreSite:
         query, keys = (tensors[name] for name in self.parts())
         return search_scores(query, keys, alphas, shifts and self.keys.has_bias)
 
-    def apply(self, rewriter: Rewriter, shift: Tensor, scale: Tensor) -> None:
+    def apply(self, rewriter: Rewriter, factors: Smoothed) -> None:
+        shift, scale = factors.shift, factors.scale
         self.query.divide(rewriter, torch.zeros_like(shift), scale)
         self.keys.divide(rewriter, shift, 1 / scale)
 

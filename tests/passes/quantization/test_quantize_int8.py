@@ -82,15 +82,15 @@ def test_the_last_linear_of_a_model_without_a_head_is_no_head() -> None:
 
 def test_ranges_replay_without_data(tiled: Program) -> None:
     once = _quantized(tiled, _images())
-    again = through(tiled.calibrated(once.ranges, once.vectors), "quantize-int8")
+    again = through(tiled.calibrated(once.findings), "quantize-int8")
     torch.testing.assert_close(outputs(again), outputs(once), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("calibrator", ["minmax", "percentile", "mse", "entropy"])
 def test_every_calibrator_chooses_ranges_within_the_peak(tiled: Program, calibrator: str) -> None:
     program = _quantized(tiled, _images(), f"quantize-int8{{calibrator={calibrator}}}")
-    peaks = _quantized(tiled, _images(), "quantize-int8{calibrator=minmax}").ranges
-    assert all(0 < value <= peaks[name] * (1 + 1e-6) for name, value in program.ranges.items())
+    peaks = _quantized(tiled, _images(), "quantize-int8{calibrator=minmax}").findings.ranges
+    assert all(0 < value <= peaks[name] * (1 + 1e-6) for name, value in program.findings.ranges.items())
 
 
 def test_weights_round_within_half_a_step_and_a_zero_channel_stays_zero() -> None:
@@ -140,5 +140,5 @@ def test_the_bias_takes_the_mean_error_of_the_tokens_that_the_head_reads() -> No
     images = torch.rand(16, *SHAPE)
     images[:, 1:] += 3
     program = _quantized(through(captured(First(), images[:2]), TILED), images, "quantize-int8{calibrator=minmax}")
-    (mean,) = (value for name, value in program.vectors.items() if name.endswith("/mean"))
+    (mean,) = program.findings.means.values()
     torch.testing.assert_close(mean, images[:, 0].mean(0), atol=0.2, rtol=0)

@@ -155,7 +155,7 @@ def test_integers_change_and_scales_stay(model: DigitsViT) -> None:
 def test_the_bias_belongs_to_the_rounded_weight(model: DigitsViT) -> None:
     """With the roundings known, the graph is built in one go: its biases are those that the search left."""
     once = through(_tiled(model), GPTQ)
-    again = through(_tiled(model).evolve(calibration=None).calibrated(once.ranges, once.vectors), GPTQ)
+    again = through(_tiled(model).evolve(calibration=None).calibrated(once.findings), GPTQ)
     torch.testing.assert_close(outputs(again), outputs(once), atol=0, rtol=0)
     plain = through(_tiled(model), "smooth-activations,quantize-int8").module.state_dict()
     corrected = {n: v for n, v in once.module.state_dict().items() if n.endswith("_corrected")}
@@ -227,6 +227,6 @@ def test_refusals(model: DigitsViT) -> None:
     ):
         through(_tiled(model), "quantize-int8{rounding=gtpq}")
     known = through(_tiled(model), "quantize-int8")
-    blind = _tiled(model).evolve(calibration=None).calibrated(known.ranges, known.vectors)
+    blind = _tiled(model).evolve(calibration=None).calibrated(known.findings)
     with pytest.raises(CalibrationError, match="rounding=gptq needs calibration data for 8 linears and there is none"):
         through(blind, "quantize-int8{rounding=gptq}")

@@ -61,8 +61,8 @@ def test_the_function_stays(model: DigitsViT) -> None:
     program = through(_tiled(model), "smooth-activations")
     with torch.no_grad():
         torch.testing.assert_close(outputs(program, _images(2)), model(_images(2)), rtol=1e-4, atol=1e-5)
-    sites = [name for name in program.vectors if name.endswith("/scale")]
-    assert len(sites) == 8  # of each block: two norms, v, and q against k
+    found = program.findings
+    assert len(found.smoothing) + len(found.score_smoothing) == 8  # of each block: two norms, v, and q against k
 
 
 def test_planted_outliers_cost_nothing(model: DigitsViT) -> None:
@@ -81,7 +81,7 @@ def test_planted_outliers_cost_nothing(model: DigitsViT) -> None:
 
 def test_factors_replay_without_data(model: DigitsViT) -> None:
     once = through(_tiled(model), FULL)
-    again = through(_tiled(model).evolve(calibration=None).calibrated(once.ranges, once.vectors), FULL)
+    again = through(_tiled(model).evolve(calibration=None).calibrated(once.findings), FULL)
     torch.testing.assert_close(outputs(again), outputs(once), atol=0, rtol=0)
     with pytest.raises(
         CalibrationError, match="smooth-activations needs calibration data for 8 sites and there is none"
@@ -91,7 +91,7 @@ def test_factors_replay_without_data(model: DigitsViT) -> None:
 
 def test_the_same_seed_gives_the_same_numbers(model: DigitsViT) -> None:
     first, second = (through(_tiled(model), FULL) for _ in range(2))
-    assert first.ranges == second.ranges
+    assert first.findings.ranges == second.findings.ranges
 
 
 def test_bias_correction_removes_the_mean_error() -> None:
@@ -169,5 +169,5 @@ def test_a_reader_of_one_token_leaves_the_norm_as_it_is() -> None:
     program = through(captured(TwoLayerHead(), images[:2]), TILED)
     stream = CalibrationStream(images, (tuple(images.shape[1:]),))
     after = through(program.evolve(calibration=stream), FULL)
-    assert not [name for name in after.vectors if name.startswith("layer_norm")]
+    assert not [name for name in after.findings.smoothing if name.startswith("layer_norm")]
     assert _sqnr(outputs(program, images), outputs(after, images)) > 20

@@ -72,7 +72,7 @@ def test_what_calibration_sees_decides() -> None:
     assert "the largest magnitude seen in FP16 is" in notes
     with torch.no_grad():
         torch.testing.assert_close(outputs(program, x), model(x), atol=2e-2, rtol=2e-2)
-    replayed = through(captured(model, x[:2]).evolve(ranges=program.ranges), f"{TILED},to-fp16")
+    replayed = through(captured(model, x[:2]).evolve(findings=program.findings), f"{TILED},to-fp16")
     assert replayed.journal[-1].notes == program.journal[-1].notes
 
 

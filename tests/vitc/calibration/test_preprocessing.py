@@ -76,7 +76,7 @@ def test_a_folder_of_images_of_any_mode_calibrates(tmp_path: Path) -> None:
     stacked = np.concatenate(list(ImageFolder(folder, infer_preprocessing(model))))  # type: ignore[arg-type]
     assert stacked.shape == (4, 3, 64, 64)
     from_folder, from_array = (
-        vitc.plan(model, "orin", calibration=images).program.ranges for images in (folder, stacked)
+        vitc.plan(model, "orin", calibration=images).program.findings.ranges for images in (folder, stacked)
     )
     assert dict(from_folder) == dict(from_array)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import vitc
+from vitc.calibration.findings import Findings
 from vitc.calibration.stream import CalibrationStream
 from vitc.demo.digits import DigitsViT
 from vitc.distillation.int8 import FakeQuantized, round_activation, round_weight
@@ -66,8 +67,9 @@ def test_the_student_computes_what_the_int8_graph_will(teacher: torch.nn.Module)
 @pytest.mark.parametrize("learn_steps", [False, True])
 def test_training_brings_int8_nearer_to_the_teacher(learn_steps: bool, teacher: torch.nn.Module) -> None:
     program = _tiled(teacher)
-    narrow = {name: 0.3 * limit for name, limit in INT8.with_ranges(program, INT8.sites(program)).ranges.items()}
-    student = FakeQuantized(program.calibrated(narrow, {}), INT8, learn_steps)
+    ranges = INT8.with_ranges(program, INT8.sites(program)).findings.ranges
+    narrow = {name: 0.3 * limit for name, limit in ranges.items()}
+    student = FakeQuantized(program.calibrated(Findings(ranges=narrow)), INT8, learn_steps)
     before = _outputs(run_pipeline(student.program(), FULL).module)
     stages = (vitc.Features(epochs=10, rate=3e-3), vitc.Logits(epochs=20, rate=3e-3, soft=1.0))
     vitc.distill(student.module, teacher, IMAGES, stages=stages, config=vitc.DistillConfig(batch_size=16))
@@ -76,7 +78,7 @@ def test_training_brings_int8_nearer_to_the_teacher(learn_steps: bool, teacher: 
     torch.testing.assert_close(_outputs(student.module), after, rtol=1e-4, atol=1e-5)
     want = _outputs(teacher)
     assert (after - want).square().mean() < 0.5 * (before - want).square().mean()
-    moved = any(abs(trained.ranges[name] - limit) > 0.01 * limit for name, limit in narrow.items())
+    moved = any(abs(trained.findings.ranges[name] - limit) > 0.01 * limit for name, limit in narrow.items())
     assert moved == learn_steps
 
 

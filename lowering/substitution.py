@@ -1,4 +1,4 @@
-"""Plugin substitution: match → show → replace → compare, on the ONNX graph with onnx-graphsurgeon.
+"""Plugin substitution: match, then replace, on the ONNX graph with onnx-graphsurgeon.
 
 The emitter writes every attention as a call of the function vitc::VitAttention, which any engine can inline. Here those
 the kernel can serve are matched, with the reason for each that is not, and marked for the plugin: TensorRT's parser
@@ -17,6 +17,7 @@ import onnx_graphsurgeon as gs
 from vitc.errors import LoweringError
 from vitc.kernels.fields import AttentionFields, attention_spec
 from vitc.kernels.variants import HEAD_DIMS
+from vitc.lowering.onnx_attributes import attributes
 
 
 @dataclass(frozen=True)
@@ -54,14 +55,6 @@ def _match(node: gs.Node) -> Match:
     return Match(node.name, fields, refusal)
 
 
-def show(matches: Sequence[Match]) -> str:
-    """A line for each attention: what it is, and plugin or the reason."""
-    lines = []
-    for m in matches:
-        lines.append(f"{m.node}: {m.form} → {'plugin' if m.refusal is None else f'no match because {m.refusal}'}")
-    return "\n".join(lines)
-
-
 def replace(model: onnx.ModelProto, matches: Sequence[Match]) -> int:
     """Marks the matched nodes for the plugin, in place; returns how many."""
     spec = attention_spec()
@@ -84,8 +77,7 @@ def plugin_nodes(model: onnx.ModelProto) -> tuple[AttentionFields, ...]:
     for node in model.graph.node:
         if node.op_type != spec.name or node.domain != spec.domain:
             continue
-        attributes = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if "plugin_namespace" in attributes:
-            texts = {k: v.decode() if isinstance(v, bytes) else v for k, v in attributes.items()}
-            marked.append(AttentionFields.from_attributes(texts))
+        given = attributes(node)
+        if "plugin_namespace" in given:
+            marked.append(AttentionFields.from_attributes(given))
     return tuple(marked)

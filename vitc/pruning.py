@@ -122,7 +122,7 @@ def prune(
         raise InputError("train= runs between the steps of a schedule, and steps=1 has none; pass steps=2 or more")
     if loss is not None and data is None:
         raise InputError("loss= is what criteria follow over data=batches of (inputs, labels), and there is no data")
-    device = measured_here(target if isinstance(target, Target) else load_target(target))
+    device = measured_here(load_target(target))
     options = {"criterion": criterion, "ranking": ranking, "kinds": tuple(kinds), "keep": tuple(keep)}
     step, given = prune_pass(budget, **options)
     program = canonical(capture(model, device, example_inputs, batch))
@@ -150,7 +150,7 @@ def replay_pruning(
 
     Raises PassError if the plan was made for another model.
     """
-    device = target if isinstance(target, Target) else load_target(target)
+    device = load_target(target)
     program = with_samples(canonical(capture(model, device, example_inputs, batch)), data, None)
     made = plan if isinstance(plan, PrunePlan) else PrunePlan.load(plan)
     return _pruned(replay(made, program.fork()).owned())
@@ -163,7 +163,7 @@ def prunable_groups(
     example_inputs: Any = None,
 ) -> Groups:
     """What can be cut from a model, and what cannot with the reason: `text()` for people, `to_dict()` for scripts."""
-    device = target if isinstance(target, Target) else load_target(target)
+    device = load_target(target)
     return find_groups(canonical(capture(model, device, example_inputs)))
 
 

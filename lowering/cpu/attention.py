@@ -14,6 +14,7 @@ import onnx
 from onnx import helper
 
 from vitc.lowering.cpu.graph import add_initializer
+from vitc.lowering.onnx_attributes import attributes
 
 _DOMAIN = "com.microsoft"
 
@@ -36,18 +37,14 @@ def use_multi_head_attention(proto: onnx.ModelProto) -> int:
     return replaced
 
 
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-
-
 def _has_fused_form(node: onnx.NodeProto) -> bool:
-    fields = _attributes(node)
+    fields = attributes(node)
     by_head = len(fields["head_scales"]) > 1
-    return not fields["has_bias"] and not by_head and fields["layout"] in (b"packed", b"bnhd")
+    return not fields["has_bias"] and not by_head and fields["layout"] in ("packed", "bnhd")
 
 
 def _fused(graph: onnx.GraphProto, node: onnx.NodeProto, prefix: str) -> list[onnx.NodeProto]:
-    fields = _attributes(node)
+    fields = attributes(node)
     width = int(fields["num_heads"]) * int(fields["head_dim"])
     nodes: list[onnx.NodeProto] = []
 
@@ -57,7 +54,7 @@ def _fused(graph: onnx.GraphProto, node: onnx.NodeProto, prefix: str) -> list[on
         return outputs
 
     operands = list(node.input)
-    if fields["layout"] == b"packed":
+    if fields["layout"] == "packed":
         sizes = add_initializer(graph, f"{prefix}/sizes", np.array([width] * 3, np.int64))
         operands = op("Split", [operands[0], sizes], [f"{prefix}/{part}" for part in "qkv"], axis=-1)
     for i, part in enumerate("qkv"):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vitc.errors import BuildError, InputError, MissingDependencyError, VitcError, unknown
+from vitc.errors import BuildError, InputError, MissingDependencyError, unknown
 from vitc.lowering.cpu.engine import Array, Engine
 from vitc.lowering.cpu.machine import cpu_flags, int8_dot
 from vitc.lowering.cpu.native.library import unavailable
@@ -87,12 +87,12 @@ def open_engine(
     threads: how many to compute with; None: what the engine takes by default, all cores.
     read:    gives the bytes of external data by their location; None: they lie beside the path.
 
-    Raises VitcError for an unknown engine, InputError for a number of threads that no engine should have,
+    Raises InputError for an unknown engine, or a number of threads that no engine should have,
     MissingDependencyError where the engine, or onnx, is not installed, BuildError where the engine refuses the model.
     """
     _check_threads(threads)
     if engine not in (*ENGINES, NATIVE, "auto"):
-        raise VitcError(unknown("CPU engine", engine, (*ENGINES, NATIVE, "auto")))
+        raise InputError(unknown("CPU engine", engine, (*ENGINES, NATIVE, "auto")))
     library = engine if engine in ENGINES else preferred()
     proto = load(model if isinstance(model, bytes) else Path(model), read)
     if engine == NATIVE:

@@ -28,7 +28,7 @@ def lint(
         engine that vitc would take on this machine.
     Raises InputError where the model is not to be read, TargetError and VitcError for unknown targets and engines.
     """
-    device = target if isinstance(target, Target) else load_target(target)
+    device = load_target(target)
     source, proto = _load(model)
     quantized = any(node.op_type == "QuantizeLinear" for node in proto.graph.node)
     chosen = engine_named(engine) if engine is not None else engine_for(device, quantized)

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
-from vitc.errors import InternalError, VitcError, unknown
+from vitc.errors import InputError, InternalError, unknown
 from vitc.lowering.tensorrt.kinds import Kind
 from vitc.targets import Target
 
@@ -105,11 +105,11 @@ def _kind(text: str | None) -> Kind | Literal["refused"] | None:
 
 
 def engine_named(text: str) -> Engine:
-    """The engine "tensorrt 10.3". Raises VitcError listing those there are."""
+    """The engine "tensorrt 10.3". Raises InputError listing those there are."""
     for engine in engines():
         if text == str(engine):
             return engine
-    raise VitcError(unknown("engine", text, map(str, engines())))
+    raise InputError(unknown("engine", text, map(str, engines())))
 
 
 def engine_for(target: Target, quantized: bool = False) -> Engine:

@@ -63,11 +63,6 @@ def onnx_type(dtype: torch.dtype, node: Node) -> int:
     return ONNX_TYPES[dtype]
 
 
-def supported_ops() -> list[str]:
-    """The names of the operators that can be lowered."""
-    return sorted(str(getattr(t, "name", lambda t=t: getattr(t, "__name__", str(t)))()) for t in _handlers)
-
-
 class Emitter:
     """Collects ONNX nodes and initializers; `names` maps each FX node to its ONNX value(s)."""
 
@@ -265,4 +260,4 @@ def _getitem(e: Emitter, node: Node, source: Node, index: int) -> Any:
     return found
 
 
-__all__ = ["ONNX_TYPES", "OPSET", "Emitter", "emits", "onnx_type", "op_name", "supported_ops"]
+__all__ = ["ONNX_TYPES", "OPSET", "Emitter", "emits", "onnx_type", "op_name"]

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import importlib
-import re
 import sys
 from functools import cache
 from typing import Any
 
 from vitc.errors import BuildError, MissingDependencyError, unknown
 from vitc.lowering.tensorrt.elf_alias import load_alias
+from vitc.version import version_numbers
 
 # Lowest and first unsupported version. 10.3 is JetPack 6.2's; TensorRT-RTX 1.3 is the first with
 # Builder(...).num_compute_capabilities, so with engines for other machines than this one.
@@ -88,7 +88,7 @@ def require_version(trt: Any, minimum: str, maximum: str, needed_for: str) -> No
 
 def numbers(version: str) -> tuple[int, ...]:
     """(10, 16, 1, 11) of "10.16.1.11"; what follows the numbers is not compared."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    if match is None:
+    found = version_numbers(version)
+    if not found:
         raise BuildError(f"{version!r} is not a version: it must begin with numbers, as 10.3 does")
-    return tuple(int(part) for part in match.group().split("."))
+    return found

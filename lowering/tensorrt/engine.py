@@ -98,20 +98,6 @@ def build_engine(
     )
 
 
-def inspect_engine(plan: bytes, distribution: str) -> LayerTable:
-    """The layers of a serialized engine, from TensorRT itself. Needs the GPU it was built for."""
-    trt = api.load(distribution)
-    python_plugin.register(trt)
-    log = build_log(trt)
-    with log.listen() as messages:
-        engine = trt.Runtime(log.logger).deserialize_cuda_engine(plan)
-        if engine is None:
-            reasons = "; ".join(errors(messages)) or "TensorRT gave no reason"
-            raise BuildError(f"{distribution} {trt.__version__} could not load the engine. {reasons}")
-        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    return LayerTable.from_inspector(text)
-
-
 def _where(trt: Any, capability: str | None) -> str:
     return f"{trt.__name__} {trt.__version__} for {capability or 'this device'}"
 

@@ -1,12 +1,11 @@
-"""Reads engine layers: from the lines TensorRT logs after a build, and from EngineInspector's JSON.
+"""Reads an engine's layers from the lines TensorRT logs after a build.
 
-With detailed profiling verbosity both say the same of a layer: its type, kernel, tensors, and the ONNX nodes
-it came from. The log needs no GPU.
+With detailed profiling verbosity they give a layer's type, kernel, tensors, and the ONNX nodes it came from. The log
+needs no GPU.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -39,19 +38,6 @@ def layers_from_log(messages: Iterable[str]) -> tuple[RawLayer, ...]:
         return ()
     lines = blocks[-1].split("\n\n")[0].splitlines()[1:]
     return tuple(_layer_from_line(line) for line in lines if line.startswith("Name: "))
-
-
-def layers_from_inspector(text: str) -> tuple[RawLayer, ...]:
-    """The layers in `EngineInspector.get_engine_information(JSON)`.
-
-    Raises `BuildError` for an engine built without detailed profiling verbosity: it keeps the names alone.
-    """
-    layers = json.loads(text)["Layers"]
-    if any(isinstance(layer, str) for layer in layers):
-        raise BuildError(
-            "the engine holds its layers' names only: it was built without ProfilingVerbosity.DETAILED; build it again"
-        )
-    return tuple(_layer_from_json(layer) for layer in layers)
 
 
 def _layer_from_line(line: str) -> RawLayer:
@@ -89,29 +75,6 @@ def _tensors(text: str) -> tuple[Tensor, ...]:
     return tuple(
         Tensor(match["name"], dtype_of(match["type"]), _shape(match["shape"].split(",")))
         for match in TENSOR.finditer(text)
-    )
-
-
-def _layer_from_json(layer: dict[str, Any]) -> RawLayer:
-    return RawLayer(
-        name=layer["Name"],
-        type=layer["LayerType"],
-        tactic=layer.get("TacticName", ""),
-        inputs=_json_tensors(layer.get("Inputs", [])),
-        constants=_json_tensors(layer.get("Constants", [])),
-        outputs=_json_tensors(layer.get("Outputs", [])),
-        nodes=nodes_of(layer.get("Metadata", "")),
-    )
-
-
-def _json_tensors(tensors: list[dict[str, Any]]) -> tuple[Tensor, ...]:
-    return tuple(
-        Tensor(
-            tensor["Name"],
-            dtype_of(tensor.get("Datatype") or tensor.get("Format/Datatype", "")),
-            _shape(tensor["Dimensions"]),
-        )
-        for tensor in tensors
     )
 
 

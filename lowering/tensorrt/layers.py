@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vitc.lowering.tensorrt.kinds import Kind, kind_of
-from vitc.lowering.tensorrt.layer_log import layers_from_inspector, layers_from_log
+from vitc.lowering.tensorrt.layer_log import layers_from_log
 from vitc.lowering.tensorrt.records import RawLayer, Tensor
 
 __all__ = ["Kind", "Layer", "LayerTable", "Tensor", "module_of"]
@@ -39,11 +39,6 @@ class LayerTable:
     def from_log(cls, messages: Iterable[str]) -> LayerTable:
         """From a VERBOSE build log; empty where it describes no engine."""
         return cls(tuple(Layer.of(raw) for raw in layers_from_log(messages)))
-
-    @classmethod
-    def from_inspector(cls, text: str) -> LayerTable:
-        """From EngineInspector's JSON."""
-        return cls(tuple(Layer.of(raw) for raw in layers_from_inspector(text)))
 
     def of(self, kind: Kind) -> tuple[Layer, ...]:
         """The layers of one kind."""

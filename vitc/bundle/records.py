@@ -15,11 +15,11 @@ from vitc.bundle import limits
 from vitc.bundle.structure import leaf_names
 from vitc.errors import BundleError, InputError
 from vitc.task import Task, check_task
+from vitc.version import VERSION_FORM, version_numbers
 
 # numpy's names. bfloat16 is not among them: numpy can't hold it, so nothing at a model's border may have it.
 DTYPES = ("float32", "float16", "float64", "int8", "uint8", "int16", "int32", "int64", "bool")
 
-_VERSION = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -94,23 +94,17 @@ class VersionRange:
 
     def __post_init__(self) -> None:
         for text in (self.min, self.below):
-            if not _VERSION.fullmatch(text):
+            if not VERSION_FORM.fullmatch(text):
                 raise BundleError(f"a TensorRT version is numbers with dots between, like 10.3; got {text[:80]!r}")
-        if not _version(self.min) < _version(self.below):
+        if not version_numbers(self.min) < version_numbers(self.below):
             raise BundleError(f"a version range must have min < below, got min {self.min}, below {self.below}")
 
     def __contains__(self, version: str) -> bool:
-        numbers = _version(version)
-        return _version(self.min) <= numbers < _version(self.below)
+        numbers = version_numbers(version)
+        return version_numbers(self.min) <= numbers < version_numbers(self.below)
 
     def __str__(self) -> str:
         return f">={self.min},<{self.below}"
-
-
-def _version(text: str) -> tuple[int, ...]:
-    """The leading numbers of a version: "10.3.0.26" -> (10, 3, 0, 26), "11.4.1rc1" -> (11, 4, 1)."""
-    match = _VERSION.match(text)
-    return tuple(int(part) for part in match.group().split(".")) if match else ()
 
 
 @dataclass(frozen=True)

@@ -32,8 +32,7 @@ def attention_choices(matches: Sequence[Match], costs: Iterable[OpCost], target:
 
 
 def _choice(match: Match, cost: OpCost, target: Target) -> AttentionChoice:
-    assert cost.shape is not None  # an attention's record always has it
-    heads, queries, keys, _ = cost.shape
+    heads, queries, keys, _ = cost.attention_shape
     form = f"{match.form}, {queries} tokens" if queries == keys else f"{match.form}, {queries} × {keys} tokens"
     if match.refusal is not None:
         return AttentionChoice(match.node, form, None, f"no match because {match.refusal}")

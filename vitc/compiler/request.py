@@ -69,7 +69,7 @@ class Request:
     @classmethod
     def of(cls, target: str | Path | Target, **arguments: Any) -> Request:
         """The request for a target by name, by the path of a TOML file, or as it is."""
-        device = target if isinstance(target, Target) else load_target(target)
+        device = load_target(target)
         return cls(device, **arguments)
 
     def __post_init__(self) -> None:

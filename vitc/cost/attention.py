@@ -52,7 +52,7 @@ def _in_half(cost: OpCost) -> OpCost:
 
 
 def _no_int8(cost: OpCost, target: Target) -> str:
-    _, queries, keys, head_dim = _shape(cost)
+    _, queries, keys, head_dim = cost.attention_shape
     if target.compute_capability == _ORIN:
         return "none is chosen on Orin (NVIDIA/TensorRT#4167)"
     if head_dim not in _INT8_HEAD_DIMS:
@@ -64,7 +64,7 @@ def _no_int8(cost: OpCost, target: Target) -> str:
 
 def _not_fused(cost: OpCost) -> Sequence[OpCost]:
     """Q·Kᵀ, softmax, P·V as three kernels: the scores go to memory and come back."""
-    heads, queries, keys, head_dim = _shape(cost)
+    heads, queries, keys, head_dim = cost.attention_shape
     scores = 2.0 * heads * queries * keys
     value = 2.0 * heads * keys * head_dim
     product = replace(cost, kind="gemm", flops=cost.flops / 2)
@@ -75,8 +75,3 @@ def _not_fused(cost: OpCost) -> Sequence[OpCost]:
         replace(cost, kind="norm", flops=scores / 2, bytes_read=scores, bytes_written=scores, shape=None),
         replace(product, bytes_read=scores + value, shape=(heads, queries, head_dim, keys)),
     )
-
-
-def _shape(cost: OpCost) -> tuple[int, int, int, int]:
-    assert cost.shape is not None  # an attention's record always has it
-    return cost.shape

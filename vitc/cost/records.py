@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from vitc.errors import InternalError
+
 Kind = Literal["gemm", "conv", "attention", "elementwise", "norm", "copy"]
 Dtype = Literal["int8", "int8+fp16", "fp16", "fp32"]
 
@@ -38,6 +40,13 @@ class OpCost:
     weight_bytes: float = 0.0
     shape: tuple[int, int, int, int] | None = None
     fused_into_previous: bool = False
+
+    @property
+    def attention_shape(self) -> tuple[int, int, int, int]:
+        """(B·H, N, M, D). Raises InternalError if this is not the record of an attention."""
+        if self.kind != "attention" or self.shape is None:
+            raise InternalError(f"the record of {self.name!r} is of kind {self.kind!r}, or has no shape")
+        return self.shape
 
 
 def block_of(module: str) -> str:

@@ -14,6 +14,8 @@ import torch
 from torch.fx import Node
 from torch.fx.node import map_arg
 
+from vitc.errors import InternalError
+
 aten = torch.ops.aten
 
 #: Operators whose first operand's elements are rearranged, dropped or repeated, never computed with.
@@ -80,7 +82,7 @@ def replay(node: Node, source: Node, value: torch.Tensor) -> torch.Tensor:
         return value
     parent = moved_from(node)
     if parent is None:
-        raise ValueError(f"{node.name} is not moved from {source.name}")
+        raise InternalError(f"{node.name} is not moved from {source.name}")
     moved = replay(parent, source, value)
     if node.target is operator.getitem:
         splitter: Node = node.args[0]  # type: ignore[assignment]

@@ -43,7 +43,7 @@ def sensitivity(
     """
     if by not in ("block", "layer"):
         raise InputError(f"by must be 'block' or 'layer', got {by!r}")
-    device = target if isinstance(target, Target) else load_target(target)
+    device = load_target(target)
     program = capture(model, device, example_inputs)
     program = program.evolve(calibration=calibration_stream(calibration, program, resume))
     passes = default_pipeline(device, int8=True) if pipeline is None else pipeline

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from vitc.bundle import Bundle, read_bundle, rebuild, verify
-from vitc.errors import BuildError, BundleError, MissingDependencyError, VitcError, unknown
+from vitc.errors import BuildError, BundleError, InputError, MissingDependencyError, unknown
 from vitc.lowering import cpu
 from vitc.lowering.cpu.engine import Array
 from vitc.runtime.bench import BenchReport, time_engine
@@ -110,12 +110,12 @@ def load(
     threads:    of a CPU engine; None: all cores.
     verify_key: minisign's public key, a file or the key itself: only a bundle signed with it is loaded.
 
-    Raises BundleError for what is not a bundle, is damaged, or is not signed with `verify_key`; VitcError for an
+    Raises BundleError for what is not a bundle, is damaged, or is not signed with `verify_key`; InputError for an
     unknown engine; BuildError where no TensorRT engine was built for this bundle, or it is another version's;
     MissingDependencyError where the engine is not installed.
     """
     if engine not in ENGINES:
-        raise VitcError(unknown("engine", engine, ENGINES))
+        raise InputError(unknown("engine", engine, ENGINES))
     bundle = read_bundle(path)
     if verify_key is not None:
         verify(bundle, verify_key)

@@ -39,13 +39,15 @@ def available() -> list[str]:
     return sorted(path.stem for path in _HERE.glob("*.toml"))
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Target:
-    """The target of that name, or the one described by that .toml file.
+def load(target: str | os.PathLike[str] | Target) -> Target:
+    """The target of that name, or the one described by that .toml file; a Target is itself.
 
     A file may start from another target with `base = "orin"` and give only what differs.
     Raises `TargetError` for an unknown name and for a file that is missing, not TOML, or not a target.
     """
-    text = os.fspath(name_or_path)
+    if isinstance(target, Target):
+        return target
+    text = os.fspath(target)
     if text.endswith(".toml"):
         return _from_file(Path(text), seen=())
     if "\0" in text or text not in available():

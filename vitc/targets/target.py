@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any, Literal
 
 from vitc.errors import TargetError, unknown
+from vitc.version import VERSION_FORM, version_numbers
 
 # What a TensorRT target cannot do without; a CPU's rates are measured on the machine at hand instead.
 _NEEDED_BY_TENSORRT = (
@@ -192,17 +193,13 @@ class Target:
         problems = []
         for key in ("tensorrt_min", "tensorrt_max"):
             version = getattr(self, key)
-            if version is not None and not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9}){0,7}", version):
+            if version is not None and not VERSION_FORM.fullmatch(version):
                 problems.append(f"{key} is {version!r}, must look like '10.3'")
         if not problems and self.tensorrt_min and self.tensorrt_max:
-            low, high = _version(self.tensorrt_min), _version(self.tensorrt_max)
+            low, high = version_numbers(self.tensorrt_min), version_numbers(self.tensorrt_max)
             if low > high:
                 problems.append(f"tensorrt_min {self.tensorrt_min} is above tensorrt_max {self.tensorrt_max}")
         return problems
-
-
-def _version(text: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in text.split("."))
 
 
 def _numbers(record: Any, prefix: str = "") -> list[tuple[str, float]]:

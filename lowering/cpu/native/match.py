@@ -7,20 +7,19 @@ left to another engine; a graph where something else stands in between is refuse
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-from onnx import helper
 
 from vitc.lowering.cpu.graph import GraphIndex
+from vitc.lowering.onnx_attributes import attributes
 
 Floats = npt.NDArray[np.float32]
 
 
 #: ONNX's names for the forms of Gelu, and tape.py's.
-_GELUS = {b"none": "gelu", b"tanh": "gelu_tanh"}
+_GELUS = {"none": "gelu", b"tanh": "gelu_tanh"}
 
 
 class Unsuitable(Exception):
@@ -149,7 +148,7 @@ class _Matcher:
     def _norm(self, node: onnx.NodeProto) -> Norm | None:
         quantize = self.sole_reader(node.output[0])
         step = self.step(quantize) if quantize is not None and quantize.op_type == "QuantizeLinear" else None
-        fields = _attributes(node)
+        fields = attributes(node)
         if quantize is None or step is None or fields.get("axis", -1) != -1:
             return None
         weight = self._floats(node.input[1])
@@ -168,7 +167,7 @@ class _Matcher:
         weight, steps, x_step = self.index.constant(w.input[0]), self._floats(w.input[1]), self.step(x)
         if weight is None or weight.ndim != 2 or weight.dtype != np.int8 or steps is None or x_step is None:
             return None
-        if self._offset(w) or (steps.size > 1 and _attributes(w).get("axis", 1) != 1):
+        if self._offset(w) or (steps.size > 1 and attributes(w).get("axis", 1) != 1):
             return None
         k, n = weight.shape
         if not k or not n or k % 4 or n % 16:
@@ -195,10 +194,10 @@ class _Matcher:
         return Linear(x.input[0], tail.at, weight.astype(np.int8), scale, bias, residual, activation, step)
 
     def _attention(self, node: onnx.NodeProto) -> Attention:
-        fields = _attributes(node)
+        fields = attributes(node)
         steps = [float(fields[f"{part}_scale"]) for part in ("q", "k", "v", "out")]
         name = node.name or node.output[0]
-        if fields["layout"] != b"packed" or fields["has_bias"] or min(steps) <= 0 or fields["pv"] != b"int8":
+        if fields["layout"] != "packed" or fields["has_bias"] or min(steps) <= 0 or fields["pv"] != "int8":
             raise Unsuitable(f"attention {name!r} is not packed INT8 in and out without a bias")
         if fields["head_dim"] % 16:
             raise Unsuitable(f"attention {name!r} has heads of {fields['head_dim']}; multiples of 16 are packed")
@@ -278,7 +277,7 @@ class _Tail:
     def take_quantize(self) -> tuple[str | None, float | None]:
         """(activation, step) of a Gelu, if there is one, and the QuantizeLinear behind it."""
         gelu = self._next("Gelu")
-        approximate = b"none" if gelu is None else _attributes(gelu).get("approximate", b"none")
+        approximate = "none" if gelu is None else attributes(gelu).get("approximate", "none")
         if approximate not in _GELUS:
             return None, None
         quantize = self._matcher.sole_reader(gelu.output[0] if gelu is not None else self.at)
@@ -299,7 +298,3 @@ class _Tail:
     def _take(self, node: onnx.NodeProto) -> None:
         self.nodes.append(node)
         self.at = node.output[0]
-
-
-def _attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    return {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 
@@ -132,33 +131,6 @@ def test_a_line_as_tensorrt_10_writes_it() -> None:
     assert layer.outputs == (Tensor("y", "float16", (8, 32)),)
     assert layer.tactic == "sm80_xmma_gemm_i8f16_tn_n"
     assert layer.kind is Kind.INT8_GEMM
-
-
-def inspected(*layers: Any) -> str:
-    return json.dumps({"Layers": list(layers), "Bindings": []})
-
-
-def test_the_inspectors_json_gives_the_same_records() -> None:
-    (gemm, _, _) = LayerTable.from_log(LOG).layers
-    layer = {
-        "Name": gemm.name,
-        "LayerType": "gemm",
-        "Inputs": [{"Name": "xq", "Dimensions": [-1, 192], "Format/Datatype": "Int8"}],
-        "Constants": [
-            {"Name": "w", "Dimensions": [192, 576], "Format/Datatype": "Int8"},
-            {"Name": "alpha", "Dimensions": [1], "Format/Datatype": "Float"},
-            {"Name": "beta", "Dimensions": [1], "Format/Datatype": "Float"},
-        ],
-        "Outputs": [{"Name": "y", "Dimensions": [-1, 576], "Format/Datatype": "Half"}],
-        "TacticName": "__myelin_CASK_STUB",
-        "Metadata": "\x1f".join(f"[ONNX Layer: {node}]" for node in gemm.nodes),
-    }
-    assert LayerTable.from_inspector(inspected(layer)).layers == (gemm,)
-
-
-def test_an_engine_that_kept_only_names() -> None:
-    with pytest.raises(BuildError, match=r"names only: it was built without ProfilingVerbosity.DETAILED"):
-        LayerTable.from_inspector(inspected("fc + relu"))
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vitc.graph.program import BatchRange
     from vitc.lowering.lint import Agreement
     from vitc.pipeline.instruments import Numerics as NumericsInstrument
+    from vitc.task import Task
 
 app = typer.Typer(
     help="Makes Vision Transformers fast on real devices.",
@@ -48,6 +49,9 @@ DumpFolder = Annotated[Path | None, typer.Option("--dump", help="folder for the 
 Random = Annotated[bool, typer.Option("--random-weights", help="do not load pretrained weights")]
 PassFile = Annotated[list[Path] | None, typer.Option("--passes", help="Python files that register passes")]
 PruneBudget = Annotated[str | None, typer.Option("--prune", help="0.35, flops=0.4, latency=0.3, or a saved plan.json")]
+TaskFile = Annotated[
+    Path | None, typer.Option(help='JSON: what the outputs mean, as {"kind": "classification", "labels": ["cat", …]}')
+]
 MaxDrop = Annotated[float | None, typer.Option(help="the share of calibration images that INT8 may answer differently")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 
@@ -57,6 +61,7 @@ def compile(
     model: Model,
     out: Annotated[Path, typer.Option("--out", "-o", help="where the bundle goes")],
     target: TargetName = "cpu",
+    task: TaskFile = None,
     calibration: Calibration = None,
     prune: PruneBudget = None,
     attention: Attention = "exact",
@@ -79,7 +84,8 @@ def compile(
 
     _load_pass_files(passes)
     request, watch = _request(
-        target, calibration=calibration, prune=_budget(prune), attention=attention, quantize=_none(quantize),
+        target, task=_task(task), calibration=calibration, prune=_budget(prune), attention=attention,
+        quantize=_none(quantize),
         evaluate=_function(evaluate), max_drop=max_drop, resume=resume, batch=_batch(batch), pipeline=pipeline,
         dump=dump, progress=not as_json, numerics=numerics,
     )  # fmt: skip
@@ -418,6 +424,12 @@ def _function(name: str | None) -> Any:
     from vitc.frontend.models import function_in
 
     return function_in(name, "--evaluate")
+
+
+def _task(path: Path | None) -> Task | None:
+    from vitc.task import read_task
+
+    return None if path is None else read_task(path)
 
 
 def _budget(text: str | None) -> Any:

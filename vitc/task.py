@@ -6,8 +6,10 @@ written into the manifest; vitc.video turns arrays into labels and boxes by it. 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from vitc.calibration.preprocessing import Preprocessing
@@ -88,6 +90,31 @@ class Detection:
 
 Task: TypeAlias = Classification | Detection
 _KINDS: dict[str, type[Task]] = {"classification": Classification, "detection": Detection}
+
+
+def is_task(value: object) -> bool:
+    """Whether it is one of the kinds of task."""
+    return isinstance(value, tuple(_KINDS.values()))
+
+
+def read_task(path: Path) -> Task:
+    """A task from a JSON file: {"kind": "detection", "labels": ["car", …], …}, with any of the fields of its class, its
+    preprocessing too ("preprocessing": {"size": [H, W], …}). InputError, naming the file, where it is not one."""
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"there is no task file {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise InputError(f"the task file {str(path)!r} is not JSON: {error}") from error
+    if not isinstance(given, dict) or given.get("kind") not in _KINDS:
+        raise InputError(f'the task file {str(path)!r} needs a "kind": {" or ".join(_KINDS)}')
+    try:
+        preprocessing = given.pop("preprocessing", None)
+        made = Preprocessing.from_dict(preprocessing) if isinstance(preprocessing, dict) else None
+        task = task_from_dict({**task_to_dict(_KINDS[given["kind"]]()), **given})
+    except InputError as error:
+        raise InputError(f"the task file {str(path)!r}: {error}") from error
+    return replace(task, preprocessing=made)
 
 
 def label_of(task: Task, number: int) -> str:

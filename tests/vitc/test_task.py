@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
+from vitc.calibration.preprocessing import Preprocessing
 from vitc.errors import InputError
 from vitc.task import (
     Classification,
@@ -15,6 +17,7 @@ from vitc.task import (
     label_of,
     outputs_of,
     places,
+    read_task,
     task_from_dict,
     task_to_dict,
 )
@@ -98,3 +101,28 @@ def test_refusals(make: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
         make()  # type: ignore[operator]
     assert message in str(caught.value)
+
+
+def test_a_task_file_needs_only_what_is_not_the_default(tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    size = {"size": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1], "fit": "stretch"}
+    path.write_text(json.dumps({"kind": "detection", "labels": ["car"], "preprocessing": size}))
+    assert read_task(path) == Detection(["car"], preprocessing=Preprocessing((8, 8), fit="stretch"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "there is no task file '.*': No such file"),
+        ("{", "is not JSON"),
+        ('{"labels": []}', 'needs a "kind": classification or detection'),
+        ('{"kind": "detection", "colour": 1}', "has the keys"),
+        ('{"kind": "detection", "preprocessing": {"size": [8, 8]}}', "a preprocessing has size, mean, std"),
+    ],
+)
+def test_a_task_file_that_is_none(content: str | None, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "task.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        read_task(path)

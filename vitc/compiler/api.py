@@ -20,6 +20,7 @@ from vitc.pipeline.base import Pass
 from vitc.pipeline.instruments import Instrument
 from vitc.pruning import Budget
 from vitc.targets import Target
+from vitc.task import Task
 
 
 def compile_request(model: torch.nn.Module | torch.export.ExportedProgram, request: Request) -> CompiledModel:
@@ -38,6 +39,7 @@ def plan(
     target: str | Path | Target = "cpu",
     *,
     example_inputs: Any = None,
+    task: Task | None = None,
     calibration: Any = None,
     prune: Budget | None = None,
     distill: Any = None,
@@ -63,6 +65,7 @@ def compile(
     target: str | Path | Target = "cpu",
     *,
     example_inputs: Any = None,
+    task: Task | None = None,
     calibration: Any = None,
     prune: Budget | None = None,
     distill: Any = None,
@@ -87,6 +90,8 @@ def compile(
     model: any nn.Module in eval mode, or what torch.export.export returned.
     target: a name of `vitc.available_targets()`, a path to a TOML file, or a Target.
     example_inputs: a tensor, tuple or dict as forward takes it; None reads the model's own config.
+    task: what the outputs mean, as vitc.Classification(labels=…) or vitc.Detection(…), for `vitc run BUNDLE photo.jpg`
+        and `vitc watch`; None reads the model's own config, where timm, transformers or torchvision made it.
     calibration: representative, preprocessed inputs: a tensor [n, C, H, W], or an iterable of batches; or a path to an
         .npy file of them or to a folder of images, which are preprocessed as a timm model's config says.
     prune: the share of the parameters to take away, as 0.35, or a dict: {'flops': 0.4}, {'latency': 0.3},

@@ -15,7 +15,6 @@ from vitc.bundle import BundleContents, Dim, Golden, TensorInfo, Tolerance, Vers
 from vitc.calibration.preprocessing import Preprocessing
 from vitc.compiler.report import Report
 from vitc.compiler.structure import bind, json_tree, rebuild
-from vitc.compiler.task import with_task
 from vitc.errors import InputError
 from vitc.graph.program import BatchRange, Program
 from vitc.kernels.travel import plugin_files
@@ -130,7 +129,7 @@ class CompiledModel:
             golden=(self._golden(),),
             plugin=plugin_files(plugin_nodes(self.onnx.proto), target.arch) if target.arch is not None else {},
             calibration=self.program.findings.to_dict() or None,
-            task=with_task(self.program, None).task,
+            task=self.program.task,
         )
 
     def _golden(self) -> Golden:

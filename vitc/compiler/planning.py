@@ -16,6 +16,7 @@ from vitc.compiler.attention_choice import attention_choices
 from vitc.compiler.exploring import Told, title
 from vitc.compiler.report import Report
 from vitc.compiler.request import Request
+from vitc.compiler.task import with_task
 from vitc.cost import predict
 from vitc.cost.count import flops, op_costs
 from vitc.errors import InputError
@@ -117,7 +118,7 @@ class Plan:
 def make_plan(model: torch.nn.Module | torch.export.ExportedProgram, request: Request) -> Plan:
     """From a model to the ONNX file: capture, pruning and training if asked for, the passes, lowering."""
     device = measured_here(request.target) if request.prunes else request.target  # cuts are weighed by its rates
-    original = capture(model, device, request.example_inputs, request.batch)
+    original = with_task(capture(model, device, request.example_inputs, request.batch), request.task)
     _check_weights(original)
     stream = None
     if request.calibration is not None:

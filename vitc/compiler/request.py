@@ -21,6 +21,7 @@ from vitc.pipeline.text import parse_pipeline
 from vitc.pruning import Budget, prune_pass
 from vitc.targets import Target
 from vitc.targets import load as load_target
+from vitc.task import Task, is_task
 
 #: 'auto', 'int8', None, or the text of the pass with its options.
 Quantize = str | None
@@ -51,6 +52,7 @@ class Request:
 
     target: Target
     example_inputs: Any = None
+    task: Task | None = None
     calibration: Any = None
     prune: Budget | None = None
     distill: Any = None
@@ -81,6 +83,8 @@ class Request:
         check_source(self.calibration)
 
     def _check_values(self) -> None:
+        if self.task is not None and not is_task(self.task):
+            raise InputError(f"task must be a vitc.Classification or a vitc.Detection, got {type(self.task).__name__}")
         if self.quantize not in ("auto", "int8", None) and not self._int8_options:
             raise InputError(
                 f"quantize must be 'auto', 'int8', None or '{_INT8}{{option=value,…}}', got {self.quantize!r}"

@@ -1,8 +1,9 @@
 """One fault at every step of every save: `python tests/fuzz/faults.py SHIM.so [SAVE …]`.
 
-It runs itself under the shim (tests/shared/fault_shim.c). At each call that changes the file system the save fails once
-with ENOSPC, once with EIO, once is killed; each time in a forked child. After each: the old state or the new one is
-there, whole; the next save leaves nothing else behind. One JSON line for each save.
+The shim is built by `gcc -shared -fPIC -o SHIM.so tests/shared/fault_shim.c -ldl`; the script runs itself under it. At
+each call that changes the file system the save fails once with ENOSPC, once with EIO, and once is killed; each time in
+a forked child. After each: the old state or the new one is there, whole; the next save leaves nothing else behind. One
+JSON line for each save.
 """
 
 from __future__ import annotations

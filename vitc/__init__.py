@@ -85,6 +85,7 @@ _HOMES = {
     "plan": "vitc.compiler.api",
     "prunable_groups": "vitc.pruning",
     "prune": "vitc.pruning",
+    "read_dump": "vitc.graph.reader",
     "register_criterion": "vitc.passes.pruning.score.criteria",
     "register_pass": "vitc.pipeline.registry",
     "sensitivity": "vitc.mixed.sensitivity",
@@ -99,6 +100,7 @@ if TYPE_CHECKING:
     from vitc.distillation import DistillConfig, DistillResult, Features, Logits, distill
     from vitc.errors import AccuracyError, AccuracyWarning, InternalError, VitcError
     from vitc.graph.program import BatchRange, Program
+    from vitc.graph.reader import read_dump
     from vitc.graph.rewriter import Rewriter
     from vitc.lowering.lint import lint
     from vitc.mixed.sensitivity import sensitivity
@@ -153,6 +155,7 @@ __all__ = [
     "plan",
     "prunable_groups",
     "prune",
+    "read_dump",
     "register_criterion",
     "register_pass",
     "replay_pruning",

@@ -258,16 +258,10 @@ app.command()(explore)
 
 @app.command()
 def diff(before: Path, after: Path) -> None:
-    """Compare two graph dumps line by line."""
-    import difflib
+    """Compare two graph dumps node by node: what was added, removed and changed."""
+    from vitc.explorer.dumps import differences
 
-    for path in (before, after):
-        if not path.is_file():
-            raise InputError(f"there is no dump {str(path)!r}; make some with: vitc dump MODEL FOLDER")
-    lines = difflib.unified_diff(
-        before.read_text().splitlines(), after.read_text().splitlines(), str(before), str(after), lineterm="", n=1
-    )
-    for line in lines:
+    for line in differences(before, after):
         print(line)
 
 

@@ -9,6 +9,7 @@ sdpa         the arguments of scaled_dot_product_attention, by name
 movement     data movement, and what a chain of it amounts to
 rewriter     the one way a pass changes a graph
 printer      a graph as text
+reader       a text dump as a Program that runs
 structure    tensors in whatever structure a model takes or returns
 fingerprint  twelve digits that tell one program, or one set of images, from another
 """

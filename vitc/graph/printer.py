@@ -7,6 +7,7 @@ The text is deterministic: dumps of the same program are equal byte for byte, so
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from torch.fx import Graph, Node
 
 from vitc.graph.nodes import module_path
 
-_DTYPES = {
+#: How dtypes are written.
+DTYPES = {
     torch.float32: "f32",
     torch.float16: "f16",
     torch.bfloat16: "bf16",
@@ -27,18 +29,26 @@ _DTYPES = {
 }
 
 
-def print_graph(graph: Graph) -> str:
-    """The whole graph as text, ending in a newline."""
+def print_graph(graph: Graph, exact: bool = False) -> str:
+    """The whole graph as text, ending in a newline. `exact`: numbers in all their digits and words in quotes, which
+    reader.py reads back."""
     symbols: dict[str, str] = {}
-    return "".join(f"{_line(node, symbols)}\n" for node in graph.nodes if node.op != "get_attr")
+    return "".join(f"{_line(node, symbols, exact)}\n" for node in graph.nodes if node.op != "get_attr")
 
 
-def _line(node: Node, symbols: dict[str, str]) -> str:
+def print_weights(graph: Graph) -> str:
+    """The weights that a graph reads, one a line: "@blocks.0.attn.qkv.weight : f32[2304, 768]"."""
+    weights = {str(n.target): type_text(n, {}) for n in graph.nodes if n.op == "get_attr"}
+    return "".join(f"@{name} : {kind}\n" for name, kind in weights.items())
+
+
+def _line(node: Node, symbols: dict[str, str], exact: bool) -> str:
     if node.op == "placeholder":
         return f"%{node.name} : {type_text(node, symbols)} = input"
     if node.op == "output":
-        return f"return {operand_text(node.args[0])}"
-    operands = [operand_text(a) for a in node.args] + [f"{k}={operand_text(v)}" for k, v in node.kwargs.items()]
+        return f"return {operand_text(node.args[0], exact)}"
+    operands = [operand_text(a, exact) for a in node.args]
+    operands += [f"{k}={operand_text(v, exact)}" for k, v in node.kwargs.items()]
     path = module_path(node)
     text = f"%{node.name} : {type_text(node, symbols)} = {op_name(node)}({', '.join(operands)})"
     return f"{text}  # {path}" if path else text
@@ -58,7 +68,7 @@ def type_text(node: Node, symbols: dict[str, str]) -> str:
     value = node.meta.get("val")
     if isinstance(value, torch.Tensor):
         dims = ", ".join(_dim(d, symbols) for d in value.shape)
-        return f"{_DTYPES.get(value.dtype, str(value.dtype))}[{dims}]"
+        return f"{DTYPES.get(value.dtype, str(value.dtype))}[{dims}]"
     if isinstance(value, (tuple, list)):
         return f"({len(value)} tensors)"
     return "int" if value is not None else "?"
@@ -75,14 +85,16 @@ def _dim(dim: Any, symbols: dict[str, str]) -> str:
     return text
 
 
-def operand_text(value: Any) -> str:
+def operand_text(value: Any, exact: bool = False) -> str:
     """An operand: "%node", "@weight", a literal, or a list of them."""
     if isinstance(value, Node):
         return f"@{value.target}" if value.op == "get_attr" else f"%{value.name}"
     if isinstance(value, (list, tuple)):
-        return f"[{', '.join(operand_text(v) for v in value)}]"
+        return f"[{', '.join(operand_text(v, exact) for v in value)}]"
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{k}: {operand_text(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{k}: {operand_text(v, exact)}" for k, v in value.items()) + "}"
     if isinstance(value, float):
-        return f"{value:.6g}"
+        return repr(value) if exact else f"{value:.6g}"
+    if isinstance(value, str) and exact:
+        return json.dumps(value)
     return str(value)

@@ -14,7 +14,7 @@ from typing import Protocol, TextIO
 import torch
 
 from vitc.errors import PassError
-from vitc.graph.printer import print_graph
+from vitc.graph.printer import print_graph, print_weights
 from vitc.graph.program import JournalEntry, Program
 from vitc.graph.stages import check_stage
 from vitc.pipeline.base import Pass
@@ -51,7 +51,8 @@ class Verify:
 
 @dataclass
 class Dump:
-    """Writes NN-name.txt after every pass, and 00-captured.txt before the first, into `folder`.
+    """Writes NN-name.txt after every pass, and 00-captured.txt before the first, into `folder`: the graph, and the
+    types of the weights it reads. `vitc.read_dump` reads them back.
 
     Only files it recognizes as its own (two digits, dash) are deleted from an earlier run.
     """
@@ -72,8 +73,11 @@ class Dump:
 
     def _write(self, name: str, program: Program, text: str = "") -> None:
         header = f"# stage {program.stage}" + (f", after {text}" if text else "") + "\n"
+        header += f"# target {program.target.name}, batch "
+        header += f"{program.batch.min} to {program.batch.max}\n" if program.batch else "fixed\n"
         path = self.folder / f"{self.count:02d}-{name}.txt"
-        path.write_text(header + print_graph(program.graph), encoding="utf-8")
+        graph = program.graph
+        path.write_text(header + print_graph(graph, exact=True) + print_weights(graph), encoding="utf-8")
         self.count += 1
 
 

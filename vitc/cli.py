@@ -47,6 +47,14 @@ Numerics = Annotated[
 Pipeline = Annotated[str | None, typer.Option(help="passes instead of the default ones")]
 DumpFolder = Annotated[Path | None, typer.Option("--dump", help="folder for the graph after each pass")]
 Random = Annotated[bool, typer.Option("--random-weights", help="do not load pretrained weights")]
+Checkpoint = Annotated[
+    Path | None, typer.Option(help="weights of your own: .safetensors, or what torch.save wrote (nothing in it is run)")
+]
+Classes = Annotated[int | None, typer.Option("--num-classes", help="outputs of the classifier, where not the zoo's")]
+Size = Annotated[str | None, typer.Option(help="side of the input in pixels, or HEIGHTxWIDTH, where not the zoo's")]
+Mean = Annotated[str | None, typer.Option(help="of each channel, for values in 0 to 1, as 0.485,0.456,0.406")]
+Std = Annotated[str | None, typer.Option(help="of each channel, as 0.229,0.224,0.225")]
+Labels = Annotated[Path | None, typer.Option(help="names of the classes: a text file, one a line, or a JSON list")]
 PassFile = Annotated[list[Path] | None, typer.Option("--passes", help="Python files that register passes")]
 PruneBudget = Annotated[str | None, typer.Option("--prune", help="0.35, flops=0.4, latency=0.3, or a saved plan.json")]
 TaskFile = Annotated[
@@ -75,6 +83,12 @@ def compile(
     pipeline: Pipeline = None,
     dump: DumpFolder = None,
     numerics: Numerics = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Classes = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: Labels = None,
     random_weights: Random = False,
     passes: PassFile = None,
     as_json: AsJson = False,
@@ -89,7 +103,8 @@ def compile(
         evaluate=_function(evaluate), max_drop=max_drop, resume=resume, batch=_batch(batch), pipeline=pipeline,
         dump=dump, progress=not as_json, numerics=numerics,
     )  # fmt: skip
-    compiled = compile_request(_model(model, random_weights), request)
+    loaded = _model(model, random_weights, checkpoint, num_classes, _size(size))
+    compiled = compile_request(loaded, _described(request, loaded, size, mean, std, labels))
     bundle = compiled.save(out, "file" if out.suffix == ".vitc" else "folder")
     _print(
         {**compiled.report.to_dict(), "bundle": str(bundle.path), **_deviations(watch)},
@@ -111,6 +126,12 @@ def plan(
     pipeline: Pipeline = None,
     dump: DumpFolder = None,
     numerics: Numerics = None,
+    checkpoint: Checkpoint = None,
+    num_classes: Classes = None,
+    size: Size = None,
+    mean: Mean = None,
+    std: Std = None,
+    labels: Labels = None,
     random_weights: Random = False,
     passes: PassFile = None,
     prove: Annotated[bool, typer.Option(help="also build the network with TensorRT-RTX, without a GPU")] = False,
@@ -125,7 +146,8 @@ def plan(
         target, calibration=calibration, prune=_budget(prune), attention=attention, quantize=_none(quantize),
         resume=resume, batch=_batch(batch), pipeline=pipeline, dump=dump, progress=not as_json, numerics=numerics,
     )  # fmt: skip
-    made = make_plan(_model(model, random_weights), request)
+    loaded = _model(model, random_weights, checkpoint, num_classes, _size(size))
+    made = make_plan(loaded, _described(request, loaded, size, mean, std, labels))
     data, text = {**made.report.to_dict(), **_deviations(watch)}, f"{made.report}\n{_table(watch)}".rstrip()
     if prove:
         engine = made.prove()
@@ -371,10 +393,59 @@ def sign(
     _print({"signature": str(place)}, str(place), as_json)
 
 
-def _model(name: str, random_weights: bool) -> Any:
+def _model(
+    name: str,
+    random_weights: bool,
+    checkpoint: Path | None = None,
+    num_classes: int | None = None,
+    size: tuple[int, int] | None = None,
+) -> Any:
     from vitc.frontend.models import load_model
 
-    return load_model(name, not random_weights)
+    return load_model(name, not random_weights, checkpoint=checkpoint, num_classes=num_classes, size=size)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """--size: 224, or 192x256 as height and width."""
+    if text is None:
+        return None
+    height, _, width = text.partition("x")
+    if not height.isdecimal() or not (width or height).isdecimal() or min(int(height), int(width or height)) < 1:
+        raise InputError(f"--size takes a side in pixels, as 224, or height and width, as 192x256; got {text!r}")
+    return int(height), int(width or height)
+
+
+def _channels(option: str, text: str) -> tuple[float, float, float]:
+    try:
+        red, green, blue = (float(part) for part in text.split(","))
+    except ValueError:
+        raise InputError(f"{option} takes a number per channel, as 0.485,0.456,0.406; got {text!r}") from None
+    return red, green, blue
+
+
+def _described(
+    request: Request, model: Any, size: str | None, mean: str | None, std: str | None, labels: Path | None
+) -> Request:
+    """The request with what --mean, --std and --labels say of pictures and classes."""
+    from dataclasses import replace
+
+    from vitc.calibration.preprocessing import Preprocessing
+    from vitc.frontend.model_config import infer_preprocessing
+    from vitc.task import Classification, read_labels
+
+    if labels is not None:
+        request = replace(request, task=Classification(labels=read_labels(labels)))
+    if mean is None and std is None:
+        return request
+    if mean is None or std is None:
+        raise InputError("--mean and --std go together: a picture is (values in 0 to 1 - mean) / std")
+    known = infer_preprocessing(model)
+    shape = _size(size) or (None if known is None else known.size)
+    if shape is None:
+        raise InputError("--mean and --std need --size, for the model's config does not say the input's size")
+    fresh = Preprocessing(shape, _channels("--mean", mean), _channels("--std", std))
+    given = fresh if known is None else replace(known, size=shape, mean=fresh.mean, std=fresh.std)
+    return replace(request, preprocessing=given)
 
 
 def _request(target: str, numerics: float | None, **arguments: Any) -> tuple[Request, NumericsInstrument | None]:

@@ -75,6 +75,10 @@ class MissingDependencyError(VitcError):
     """An optional package is needed for what was asked."""
 
 
+#: Longer lists of names are cut to the nearest few: a zoo has hundreds.
+_MOST_LISTED, _NEAREST = 60, 5
+
+
 def unknown(kind: str, asked: str, known: Iterable[str], remedy: str = "") -> str:
     """The one sentence for an unknown name: what was asked, what is known, the nearest, what to do.
 

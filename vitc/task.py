@@ -200,6 +200,24 @@ def check_task(task: Task, structure: Mapping[str, Any], shapes: Mapping[str, Se
         raise InputError(f"the boxes are to be [n, boxes, 4], the output has {list(shapes[names['boxes']])}")
 
 
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Names of classes from a file: one a line, or JSON, as a list or as {number: name}.
+
+    Raises InputError for a file that is not there or is neither.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        found = json.loads(text) if path.suffix == ".json" else [line for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"labels cannot be read from {str(path)!r}: {error}") from error
+    if not isinstance(found, (list, dict)) or not found:
+        raise InputError(f"{str(path)!r} holds no labels; write one name a line, or a JSON list of names")
+    try:
+        return _labels(found)
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} must map numbers to names ({error})") from error
+
+
 def _labels(given: Any) -> tuple[str, ...]:
     if isinstance(given, str):
         raise InputError(f"labels are a list of names, got the text {given!r}")

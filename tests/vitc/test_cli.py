@@ -100,6 +100,7 @@ def test_user_errors(arguments: tuple[str, ...], message: str) -> None:
         (("--batch", "many"), "--batch takes a range as 1:64, one size as 8, or none; got 'many'"),
         (("--evaluate", "score"), "--evaluate takes file.py:function, got 'score'"),
         (("--evaluate", "nowhere.py:score"), "there is no file 'nowhere.py'"),
+        (("--size", "big"), "--size takes a side in pixels, as 224, or height and width, as 192x256; got 'big'"),
     ],
 )
 def test_what_is_cheap_is_checked_before_a_model_is_loaded(arguments: tuple[str, ...], message: str) -> None:
@@ -110,6 +111,28 @@ def test_a_function_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text("score = 3\n")
     message = vitc("compile", "timm:x", "-o", "out", "--evaluate", f"{tmp_path / 'score.py'}:score", code=USER_ERROR)
     assert "is a int, not a function" in message
+
+
+def test_what_is_said_of_pictures_and_classes_is_in_the_bundle(tmp_path: Path) -> None:
+    from vitc.bundle import read_bundle
+
+    labels = tmp_path / "labels.txt"
+    labels.write_text("".join(f"class {i}\n" for i in range(10)))
+    given = ("--mean", "0.1,0.2,0.3", "--std", "0.4,0.5,0.6", "--size", "32", "--num-classes", "10")
+    name = ("timm:vit_tiny_patch16_224", "--random-weights")
+    vitc("compile", *name, *given, "--labels", str(labels), "-o", str(tmp_path / "bundle"))
+    manifest = read_bundle(tmp_path / "bundle").manifest
+    assert manifest.inputs[0].preprocessing is not None
+    assert manifest.inputs[0].preprocessing["mean"] == [0.1, 0.2, 0.3]
+    assert manifest.inputs[0].shape[1:] == (3, 32, 32)
+    assert manifest.task is not None
+    assert manifest.task.labels[3] == "class 3"
+    message = vitc("plan", *name, "--mean", "0.1,0.2,0.3", code=USER_ERROR)
+    assert "--mean and --std go together" in message
+    message = vitc("plan", *name, "--mean", "0.1", "--std", "0.4", code=USER_ERROR)
+    assert "--mean takes a number per channel, as 0.485,0.456,0.406; got '0.1'" in message
+    message = vitc("plan", *name, "--labels", str(tmp_path / "none.txt"), code=USER_ERROR)
+    assert "labels cannot be read from" in message
 
 
 COMMANDS = (

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from vitc.calibration.preprocessing import Preprocessing
 from vitc.compiler.agreement import judged
 from vitc.compiler.choosing import choose
 from vitc.compiler.compiled import CompiledModel
@@ -47,6 +48,7 @@ def plan(
     quantize: Quantize = "auto",
     resume: str | Path | None = None,
     batch: BatchRange | None = BatchRange(),
+    preprocessing: Preprocessing | None = None,
     pipeline: str | Sequence[Pass] | None = None,
     dump: str | Path | None = None,
     explore: str | Path | None = None,
@@ -75,6 +77,7 @@ def compile(
     max_drop: float | None = None,
     resume: str | Path | None = None,
     batch: BatchRange | None = BatchRange(),
+    preprocessing: Preprocessing | None = None,
     pipeline: str | Sequence[Pass] | None = None,
     dump: str | Path | None = None,
     explore: str | Path | None = None,
@@ -109,6 +112,8 @@ def compile(
     resume: a folder for the journals of calibration and of the search; what was killed goes on there, to the same
         result.
     batch: the range of batch sizes; None fixes the example's.
+    preprocessing: how a photograph becomes the input: vitc.Preprocessing(size, mean, std); None reads the model's own
+        config.
     pipeline: passes, or their text, instead of the default pipeline.
     dump: a folder for the graph after each pass.
     explore: an HTML file that shows what each pass did; see `vitc explore`.

@@ -118,7 +118,10 @@ class Plan:
 def make_plan(model: torch.nn.Module | torch.export.ExportedProgram, request: Request) -> Plan:
     """From a model to the ONNX file: capture, pruning and training if asked for, the passes, lowering."""
     device = measured_here(request.target) if request.prunes else request.target  # cuts are weighed by its rates
-    original = with_task(capture(model, device, request.example_inputs, request.batch), request.task)
+    original = capture(model, device, request.example_inputs, request.batch)
+    if request.preprocessing is not None:
+        original = original.evolve(preprocessing=request.preprocessing)
+    original = with_task(original, request.task)
     _check_weights(original)
     stream = None
     if request.calibration is not None:

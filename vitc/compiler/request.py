@@ -9,6 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vitc.calibration.preprocessing import Preprocessing
 from vitc.calibration.source import check_source
 from vitc.calibration.stream import replayable
 from vitc.errors import CalibrationError, InputError
@@ -62,6 +63,7 @@ class Request:
     max_drop: float | None = None
     resume: str | Path | None = None
     batch: BatchRange | None = field(default_factory=BatchRange)
+    preprocessing: Preprocessing | None = None
     pipeline: str | Sequence[Pass] | None = None
     dump: str | Path | None = None
     explore: str | Path | None = None
@@ -100,6 +102,8 @@ class Request:
         _ = self.lossy_attention
 
     def _check_together(self) -> None:
+        if self.preprocessing is not None and self.task is not None and self.task.preprocessing is not None:
+            raise InputError("preprocessing= is given twice, by itself and in task=; leave one of them away")
         if self.evaluate is not None and self.max_drop is None:
             raise InputError("evaluate needs max_drop: the most that its score may lose by INT8, as max_drop=0.005")
         if self.distill is not None and self.prune is None and self.pipeline is None:

@@ -11,6 +11,8 @@ import vitc
 
 #: What users import. A name may come; one that goes needs a version in which it still works, and warns.
 PUBLIC = [
+    "AccuracyError",
+    "AccuracyWarning",
     "BatchRange",
     "Classification",
     "CompiledModel",
@@ -25,6 +27,7 @@ PUBLIC = [
     "InternalError",
     "Layer",
     "Logits",
+    "Numerics",
     "Pass",
     "Plan",
     "Preprocessing",

@@ -48,6 +48,7 @@ PUBLIC = [
     "plan",
     "prunable_groups",
     "prune",
+    "read_dump",
     "register_criterion",
     "register_pass",
     "replay_pruning",

@@ -1,6 +1,6 @@
 """Compiles the attention kernel to cubins, and checks what the compiler made of it.
 
-    python -m vitc.kernels.build --arch sm_87 --head-dim 64            # a table, one line a variant
+    python -m vitc.kernels.build --arch sm_87 --head-dim 64            # a table, one line per variant
     python -m vitc.kernels.build --arch sm_87 --head-dim 64 --out DIR  # and the cubins
 
 A cubin is refused where the compiler spilled registers or used a stack, where a block does not fit the device, or

@@ -149,7 +149,7 @@ def _counts(verdicts: tuple[Verdict, ...]) -> dict[str, int]:
 
 
 def _block_lines(blocks: dict[str, tuple[Verdict, ...]]) -> list[str]:
-    """One line a run of equal blocks."""
+    """One line for each run of equal blocks."""
     rows: list[tuple[str, str, str]] = []
     for block, verdicts in blocks.items():
         name = printable(block)

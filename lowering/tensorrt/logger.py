@@ -1,4 +1,4 @@
-"""TensorRT's logger. It takes one a process and ignores the others: here is the one, to be listened to."""
+"""TensorRT's logger. It takes one per process and ignores the others: here is the one, to be listened to."""
 
 from __future__ import annotations
 

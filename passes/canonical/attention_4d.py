@@ -83,7 +83,7 @@ def _rewrite(rewriter: Rewriter, node: Node) -> str | None:
     if rank == 5 and mask is not None:
         return "a mask on windows beside the batch"
     if mask is not None and split is not None and not same_shape(shape_of(mask)[:1], shape_of(node)[:1]):
-        split = None  # the mask is not one a head
+        split = None  # the mask is not one per head
     with rewriter.at(node):
         if rank == 5:
             new = [rewriter.call(aten.flatten.using_ints, t, 0, 1) for t in operands]

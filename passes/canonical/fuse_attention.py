@@ -142,7 +142,7 @@ def _scores(node: Node) -> _Scores | None:
 
 
 def _scales_heads(factor: Node) -> bool:
-    """One number a head at most: [H, 1, 1] or [1, H, 1, 1]."""
+    """One number per head at most: [H, 1, 1] or [1, H, 1, 1]."""
     shape = shape_of(factor)
     return len(shape) in (3, 4) and shape[-2:] == (1, 1)
 

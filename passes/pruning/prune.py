@@ -246,7 +246,7 @@ def _scores(groups: list[Group], scorers: Mapping[str, Criterion], facts: Facts)
         if score.shape != (len(group),) or not bool(torch.isfinite(score).all()):
             raise PassError(
                 f"criterion {scorer.name!r} gave {group.name} scores of shape {list(score.shape)}, or not finite; "
-                f"it must give one finite number a unit: [{len(group)}]"
+                f"it must give one finite number for each unit: [{len(group)}]"
             )
         scores[group.name] = score
     return scores

@@ -22,7 +22,7 @@ def _run(*arguments: str, cwd: Path) -> str:
 
 def test_custom_pass_from_a_script(tmp_path: Path) -> None:
     out = _run(str(ROOT / "examples" / "custom_pass.py"), cwd=tmp_path)
-    assert "tanh-gelu                        +1 −1 nodes" in out
+    assert "tanh-gelu                        +1 −1 ~0 nodes" in out
     difference = float(out.rsplit("largest difference: ", 1)[1])
     assert 1e-7 < difference < 1e-2, "the pass had no effect, or too much"
 
@@ -38,16 +38,41 @@ def test_pruning_criterion(tmp_path: Path) -> None:
     assert "0.mlp.0:mlp" in out
 
 
+def test_compile_and_check(tmp_path: Path) -> None:
+    out = _run(str(ROOT / "examples" / "compile_and_check.py"), str(tmp_path), cwd=tmp_path)
+    assert ": passed, 1 golden pair\n" in out
+    assert float(re.search(r"new image: cosine ([0-9.]+)", out)[1]) > 0.99
+    assert (tmp_path / "digits.vitc" / "manifest.json").is_file()
+
+
+def test_read_dumps(tmp_path: Path) -> None:
+    out = _run(str(ROOT / "examples" / "read_dumps.py"), str(tmp_path), cwd=tmp_path)
+    script = (ROOT / "examples" / "read_dumps.py").read_text(encoding="utf-8")
+    promised = re.findall(r"^    (\d\d-\S+ .*)$", script, flags=re.MULTILINE)
+    assert len(promised) == 3
+    assert all(f"{line}\n" in out for line in promised)
+    assert "+%scaled_dot_product_attention_default" in out.split("fuse-attention:")[1]
+
+
+def test_every_example_is_run() -> None:
+    test = Path(__file__).read_text(encoding="utf-8")
+    scripts = {path.name for path in (ROOT / "examples").glob("*.py")}
+    assert {name for name in scripts if name not in test} == set()
+
+
 def _blocks(path: Path) -> list[str]:
     return re.findall(r"^```python\n(.*?)^```", path.read_text(), flags=re.MULTILINE | re.DOTALL)
 
 
 PAGES = [
     "README.md",
+    "docs/bundle.md",
+    "docs/cpu.md",
     "docs/distillation.md",
     "docs/getting-started.md",
     "docs/pruning.md",
     "docs/quantization.md",
+    "docs/targets.md",
     "docs/write-a-pass.md",
 ]
 

@@ -71,7 +71,7 @@ class Prediction:
 
     @property
     def blocks(self) -> tuple[BlockPrediction, ...]:
-        """One entry a block, in the order in which the blocks first run."""
+        """One entry for each block, in the order in which the blocks first run."""
         by_block: dict[str, list[OpPrediction]] = {}
         for op in self.ops:
             by_block.setdefault(block_of(op.cost.module), []).append(op)
@@ -124,7 +124,7 @@ class Prediction:
 
 
 def block_lines(blocks: Iterable[BlockPrediction]) -> list[str]:
-    """One line a block, equal neighbours together: "blocks.0 … blocks.11  0.075 ms each, 7 kernels, bound by
+    """One line per block, equal neighbours together: "blocks.0 … blocks.11  0.075 ms each, 7 kernels, bound by
     launch"."""
     rows: list[tuple[str, str, str]] = []
     for block in blocks:

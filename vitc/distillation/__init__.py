@@ -4,7 +4,7 @@ api.py         the one function          run.py          the loop, and resuming 
 config.py      stages and options        layers.py       layers by name, their outputs in view
 batches.py     data and its randomness   scope.py        student and teacher as a stage needs them
 losses.py      the two losses            weights.py      the student's, their average, the best
-optimizers.py  AdamW, rates              checkpoint.py   one file a run
+optimizers.py  AdamW, rates              checkpoint.py   one file per run
 int8.py        training with INT8        workers.py      one process, or Accelerate's
 recover.py     for vitc.compile          progress.py     the bar
 """

@@ -55,7 +55,7 @@ class Quantized:
 
 
 def steps_of(programs: Sequence[Program], deviations: Sequence[float] = ()) -> list[Step]:
-    """One step a program, which may be several passes on. `deviations`: as the numerics instrument found them."""
+    """One step per program, which may be several passes on. `deviations`: as the numerics instrument found them."""
     digests: dict[int, tuple[Any, str]] = {}
     steps = []
     for i, program in enumerate(programs):

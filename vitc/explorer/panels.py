@@ -76,7 +76,7 @@ def roofline(prediction: Prediction, target: Target) -> Panel:
         "id": "roofline",
         "kind": "roofline",
         "title": "Roofline",
-        "about": f"predicted, on {target.title}; a dot a kernel, its area is its time",
+        "about": f"predicted, on {target.title}; one dot for each kernel, its area is its time",
         "roofs": roofs,
         "bandwidth": (target.memory_gbs or 0) * 1e9,
         "points": points,

@@ -121,8 +121,12 @@ class Diff:
 
 @dataclass
 class Numerics:
-    """Runs the example inputs before the first and after every pass; keeps the largest deviation relative to the
-    largest output magnitude, by pass text, and in `sequence` one a pass. `limit`: a pass that exceeds it is refused."""
+    """Runs the example inputs before the first and after every pass; keeps how far the outputs are from the first ones.
+
+    limit:      a pass that exceeds it is refused.
+    deviations: the largest deviation, relative to the largest output magnitude, by pass text.
+    sequence:   the same, one for each pass.
+    """
 
     limit: float | None = None
     deviations: dict[str, float] = field(default_factory=dict, init=False)
@@ -152,7 +156,7 @@ class Numerics:
 
 @dataclass
 class Progress:
-    """One line a pass, as it ends."""
+    """Prints one line for each pass, as it ends."""
 
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     _started: float = field(default=0.0, init=False)

@@ -16,6 +16,8 @@ feeds            a call's arguments against what the model takes
 check            how near an output is to its golden one
 bench            how long a call takes
 power            what the device draws meanwhile
+energy           what a run took, from the rails that exist here
+watch_command    the arguments of `watch`, handed to vitc.video
 """
 
 from __future__ import annotations

@@ -90,7 +90,7 @@ class Groups:
         return {"groups": groups, "kept": [asdict(r) for r in self.refused]}
 
     def text(self) -> str:
-        """One line a group, then one a refusal."""
+        """One line for each group, then one for each refusal."""
         lines = []
         for group in self.groups:
             through = "" if group.exact else ", read through a norm"

@@ -1,4 +1,4 @@
-"""How features pass through each operator: one rule an operator, the table at the end.
+"""How features pass through each operator: one rule for each operator, the table at the end.
 
 A rule gets the flow, the node and the tags of its operands and returns the tags of the result, or None where no feature
 can be followed further (the features that end there are then frozen, with the reason).

@@ -1,4 +1,4 @@
-"""Which features matter least: one small class a criterion, each with its source."""
+"""Which features matter least: one small class for each criterion, each with its source."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Criterion:
     """Base of all criteria. The lower its score, the sooner a unit goes.
 
     A subclass sets `name`, says what it `needs` (nothing: weights only), and has a method `score(layer)` that returns
-    one number a feature; a unit's score is the sum over its features. Criteria that look at whole units have
+    one number per feature; a unit's score is the sum over its features. Criteria that look at whole units have
     `score_group`.
     `kinds`: the kinds of groups it can score (None: all). `compensation`: what happens to the weights that stay.
     `comparable`: a score is what removing the unit adds to one figure of the whole model, so units of different

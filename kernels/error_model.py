@@ -25,6 +25,7 @@ from vitc.kernels.reference import (
     check_inputs,
     full_bias,
     heads_first,
+    hidden_by_causality,
     out_factor,
     real_logit_factor,
 )
@@ -119,6 +120,8 @@ def _reals(fields: AttentionFields, inputs: Sequence[Array]) -> Reals:
         bias = full_bias(inputs[-1], q.shape[0], q.shape[1]).astype(np.float64) * LOG2_E
         error = error + 4 * U * (_largest(exponents) + _largest(bias))
         exponents = exponents + bias
+    if fields.causal:
+        exponents = np.where(hidden_by_causality(q.shape[2], k.shape[2]), -np.inf, exponents)
     weights = np.exp2(exponents - exponents.max(-1, keepdims=True))
     mean = (weights @ v) / weights.sum(-1, keepdims=True)
     return Reals(exponents, error, v, mean)

@@ -152,6 +152,7 @@ class AttentionFields:
     v_scale: float
     out_scale: float
     head_scales: tuple[float, ...] = NO_HEAD_SCALES
+    causal: int = 0
 
     def __post_init__(self) -> None:
         for spec in attention_spec().fields:

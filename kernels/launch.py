@@ -51,6 +51,7 @@ class AttentionParams(ctypes.Structure):
             (name, ctypes.c_int32)
             for name in ("batch", "heads", "queries", "keys", "bias_windows", "bias_heads", "bias_is_half")
         ),
+        ("causal", ctypes.c_int32),
         ("scale_heads", ctypes.c_int32),
         ("logit_factors", ctypes.c_float * MAX_SCALE_HEADS),
         ("out_factors", ctypes.c_float * MAX_SCALE_HEADS),
@@ -96,6 +97,7 @@ def make_params(
         bias_windows=bias_shape[0],
         bias_heads=bias_shape[1],
         bias_is_half=int(bool(fields.has_bias) and dtypes[len(shapes) - 1] == "float16"),
+        causal=fields.causal,
         scale_heads=len(logits),
         logit_factors=tuple(logits.tolist()),
         out_factors=tuple(outs.tolist()),

@@ -169,6 +169,11 @@ def full_bias(bias: Array, batch: int, heads: int) -> Array:
     return np.broadcast_to(repeated, (batch, heads, *bias.shape[2:]))
 
 
+def hidden_by_causality(queries: int, keys: int) -> Array:
+    """[N, M], true where a query does not see a key that comes after it."""
+    return np.arange(keys) > np.arange(queries)[:, None]
+
+
 def _softmax_pv_int8(fields: AttentionFields, q: Array, k: Array, v: Array, bias: Array | None) -> tuple[Array, Array]:
     """Σ p·v and Σ p, with P as unsigned 8-bit integers."""
     state = _Rows(fields, q, bias)
@@ -228,6 +233,7 @@ class _Rows:
 
     def __init__(self, fields: AttentionFields, q: Array, bias: Array | None) -> None:
         self.tile_k = fields.tile_k
+        self.causal = bool(fields.causal)
         self.logit_factor = logit_factor(fields).reshape(-1, 1, 1)
         # With a bias the scores are exponents of 2 already; without one they stay q.k, and are scaled at the end.
         self.factor = np.ones((1, 1, 1), F32) if bias is not None else self.logit_factor
@@ -241,10 +247,12 @@ class _Rows:
     def scores(self, q: Array, k: Array, bias: Array | None, keys: slice) -> Array:
         # Integers below 2^21 are exact in FP64 and in FP32; FP16 products are summed in FP32.
         wide = np.float64 if q.dtype == np.int8 else F32
-        dots = (q.astype(wide) @ k[:, :, keys].astype(wide).swapaxes(-1, -2)).astype(F32)  # type: ignore[operator]
-        if bias is None:
-            return dots
-        return fma(dots, self.logit_factor, bias[..., keys] * F32(LOG2_E))
+        scores = (q.astype(wide) @ k[:, :, keys].astype(wide).swapaxes(-1, -2)).astype(F32)  # type: ignore[operator]
+        if bias is not None:
+            scores = fma(scores, self.logit_factor, bias[..., keys] * F32(LOG2_E))
+        if self.causal:
+            scores = np.where(hidden_by_causality(q.shape[2], k.shape[2])[:, keys], F32(-np.inf), scores)
+        return scores
 
     def advance(self, scores: Array) -> Array:
         """Takes a tile's maxima in; gives the weight of what was."""
@@ -283,8 +291,8 @@ def fma(a: Array | np.float32, b: Array | np.float32, c: Array | np.float32, *, 
     """
     product = np.asarray(a, np.float64) * np.asarray(b, np.float64)
     addend = np.asarray(c, np.float64)
-    total = product + addend
     with np.errstate(invalid="ignore"):
+        total = product + addend
         virtual = total - product
         error = (product - (total - virtual)) + (addend - virtual)
     inexact_even = np.isfinite(total) & (error != 0) & ((total.view(np.int64) & 1) == 0)

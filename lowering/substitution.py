@@ -33,7 +33,8 @@ class Match:
         """What it is, in a report's words."""
         f = self.fields
         bias = ", bias" if f.has_bias else ""
-        return f"{'int8' if f.int8_in else 'float'} {f.layout}{bias}, {f.num_heads} heads of {f.head_dim}"
+        causal = ", causal" if f.causal else ""
+        return f"{'int8' if f.int8_in else 'float'} {f.layout}{bias}{causal}, {f.num_heads} heads of {f.head_dim}"
 
 
 def match(model: onnx.ModelProto) -> tuple[Match, ...]:

@@ -121,6 +121,7 @@ struct AttentionBlock {
     RowState state;
     int magic[4];        // kMagicBits four times: what an INT8 product starts from
     SoftmaxFactors<kHasBias> factors;
+    uint32_t key_start, pair_start;  // where this lane reads the first of a stage's keys, and of its pairs of values
     int scale_head = 0;  // whose scales are ours: this head's, or 0 where all heads share them
 
     explicit VITC_DEVICE AttentionBlock(AttentionParams const& params)
@@ -129,17 +130,18 @@ struct AttentionBlock {
           warp_row(thread_index() / 32 * (16 * kWarpTiles)),
           shared(shared_base()) {}
 
-    // `stage` is 0 or kStageBytes.
-    VITC_DEVICE uint32_t keys_at(uint32_t stage) const { return shared + Config::kQueryBytes + stage; }
-    VITC_DEVICE uint32_t values_at(uint32_t stage) const { return keys_at(stage) + Config::kKeyBytes; }
+    // A stage is the address of its keys; the values follow.
+    static VITC_DEVICE uint32_t values_at(uint32_t stage) { return stage + Config::kKeyBytes; }
 
     VITC_DEVICE void reset() {
+        key_start = hidden_constant(Rows::offset(lane % 8 + lane / 16 * 8, lane / 8 % 2), 4);
         VITC_UNROLL
         for (int i = 0; i < 4; ++i) {
             magic[i] = hidden_constant(kMagicBits, i);
         }
         if constexpr (kIntegerPv) {
             factors.set(p.logit_factors[scale_head]);
+            pair_start = hidden_constant(Config::kKeyBytes + Pairs::lane_offset(lane), 5);
         }
         VITC_UNROLL
         for (int t = 0; t < kWarpTiles; ++t) {
@@ -179,7 +181,7 @@ struct AttentionBlock {
     VITC_DEVICE void multiply_queries_by_keys(uint32_t keys) {
         int const key = lane % 8 + lane / 16 * 8;
         int const side = lane / 8 % 2;
-        uint32_t const start = keys + Rows::offset(key, side);
+        uint32_t const start = keys + key_start;
         VITC_UNROLL
         for (int pair = 0; pair < kTiles / 2; ++pair) {
             Sum sums[kWarpTiles][2][4];
@@ -239,6 +241,7 @@ struct AttentionBlock {
         }
     }
 
+    // Keys from `limit` on, counted from the tile's first, are there for nobody.
     template <int kTiles>
     VITC_DEVICE void mask_keys_from(int limit) {
         VITC_UNROLL
@@ -249,6 +252,19 @@ struct AttentionBlock {
                 for (int t = 0; t < kWarpTiles; ++t) {
                     scores[t][i / 4][i % 4] = kNegativeInfinity;
                 }
+            }
+        }
+    }
+
+    // Row r sees keys up to `diagonal` + r, counted from the warp's first row and the tile's first key.
+    template <int kTiles>
+    VITC_DEVICE void mask_keys_above(int diagonal) {
+        VITC_UNROLL
+        for (int i = 0; i < kWarpTiles * kTiles * 4; ++i) {
+            int const t = i / (kTiles * 4);
+            int const key = i / 4 % kTiles * 8 + lane % 4 * 2 + i % 2;
+            if (key > diagonal + 16 * t + i / 2 % 2 * 8 + lane / 4) {
+                scores[t][i / 4 % kTiles][i % 4] = kNegativeInfinity;
             }
         }
     }
@@ -386,7 +402,7 @@ struct AttentionBlock {
                 state.shares[t][half] += share[t][half];
             }
         }
-        uint32_t const start = Pairs::lane_start(values, lane);
+        uint32_t const start = values - Config::kKeyBytes + pair_start;
         VITC_UNROLL
         for (int group = 0; group < kDimGroups; ++group) {
             int sums[kWarpTiles][2][4];
@@ -512,12 +528,15 @@ struct AttentionBlock {
     // A tile, or as much of it as holds keys: kTiles * 8 of them, the last ones masked where there are fewer.
     template <int kTiles, bool kMasked, typename Meanwhile>
     VITC_DEVICE void take_keys(uint32_t stage, int first_query, int first_key, int64_t bias_offset, Meanwhile const& meanwhile) {
-        multiply_queries_by_keys<kTiles>(keys_at(stage));
+        multiply_queries_by_keys<kTiles>(stage);
         if constexpr (kHasBias) {
             add_bias<kTiles, kMasked>(first_query, first_key, bias_offset);
         }
         if (kMasked && p.keys - first_key < kTiles * 8) {
             mask_keys_from<kTiles>(p.keys - first_key);
+        }
+        if (kMasked && p.causal != 0 && first_key + kTiles * 8 > first_query) {
+            mask_keys_above<kTiles>(first_query + warp_row - first_key);
         }
         softmax_times_values<kTiles>(values_at(stage), meanwhile);
     }
@@ -647,7 +666,7 @@ struct AttentionBlock {
             } else {
                 value_tiles.template fetch<kWhole>(values_at(stage), first, p.keys);
             }
-            key_tiles.template fetch<kWhole>(keys_at(stage), first, p.keys);
+            key_tiles.template fetch<kWhole>(stage, first, p.keys);
             commit_loads();
         };
         auto const load_more = [&](uint32_t stage, int first, auto whole) {
@@ -660,30 +679,32 @@ struct AttentionBlock {
             if constexpr (kIntegerPv) {
                 value_tiles.template store<Pairs::kParts - 1>(values_at(stage));
             }
-            value_tiles.walk.next();
-            key_tiles.walk.next();
             wait_for_loads();
         };
 
         Tiles<Config::kQueryRows> query_tile(q + static_cast<int64_t>(first_query) * q_row, q_row);
         query_tile.template fetch<false>(shared, first_query, p.queries);
-        load_stage(0, 0, Any{});
-        load_more(0, 0, Any{});
+        uint32_t stage = shared + Config::kQueryBytes;
+        uint32_t const both = 2 * stage + Config::kStageBytes;
+        load_stage(stage, 0, Any{});
+        load_more(stage, 0, Any{});
         reset();
-        finish_stage(0);
-        uint32_t stage = 0;
+        finish_stage(stage);
         int first_key = 0;
-        auto const other = [&] { return Config::kStageBytes - stage; };  // that the tile before this one has left
+        // Keys that any row of the block sees, and those that all see.
+        int const seen = p.causal != 0 ? minimum(p.keys, first_query + Config::kQueryRows) : p.keys;
+        int const plain = p.causal != 0 ? minimum(p.keys, first_query + 1) : p.keys;
+        auto const other = [&] { return both - stage; };  // that the tile before this one has left
         auto const next_key = [&] { return first_key + Config::kKeyRows; };
         auto const to_next = [&] {
             first_key += Config::kKeyRows;
-            stage = Config::kStageBytes - stage;
+            stage = other();
             finish_stage(stage);  // the next tile has come, and every warp has left the one before
         };
         if (first_query + warp_row >= p.queries) {
             // The last block's warps beyond the last query only help to load.
             VITC_NO_UNROLL
-            while (p.keys - first_key > Config::kKeyRows) {
+            while (seen - first_key > Config::kKeyRows) {
                 load_stage(other(), next_key(), Any{});
                 load_more(other(), next_key(), Any{});
                 to_next();
@@ -692,10 +713,11 @@ struct AttentionBlock {
             return;
         }
         load_q_fragments();
-        // Tiles behind which a whole one follows; then the last two, which may have fewer keys (or all of them).
+        // Tiles that nothing masks and behind which a whole one follows; then the others: of the last, two (or all of them).
         if constexpr (Config::kTwoLoops) {
             VITC_NO_UNROLL
-            while (p.keys - first_key >= 2 * Config::kKeyRows) {
+            int const last = minimum(seen - 2 * Config::kKeyRows, plain - Config::kKeyRows);
+            while (first_key <= last) {
                 load_stage(other(), next_key(), Whole{});
                 take_keys<kKeyTiles, false>(stage, first_query, first_key, bias_offset,
                                             [&] { load_more(other(), next_key(), Whole{}); });
@@ -704,11 +726,11 @@ struct AttentionBlock {
         }
         VITC_NO_UNROLL
         for (;;) {
-            bool const more = p.keys - first_key > Config::kKeyRows;
+            bool const more = seen - first_key > Config::kKeyRows;
             if (more) {
                 load_stage(other(), next_key(), Any{});
             }
-            if (kTailTiles < kKeyTiles && p.keys - first_key <= kTailTiles * 8) {
+            if (kTailTiles < kKeyTiles && seen - first_key <= kTailTiles * 8) {
                 take_keys<kTailTiles, true>(stage, first_query, first_key, bias_offset, [] {});
             } else {
                 take_keys<kKeyTiles, true>(stage, first_query, first_key, bias_offset, [&] {

@@ -33,6 +33,7 @@ struct AttentionParams {
     int32_t bias_windows;  // batch element b uses row b % bias_windows
     int32_t bias_heads;    // 1 or heads
     int32_t bias_is_half;  // FP16, else FP32
+    int32_t causal;        // 1: query i sees keys 0 .. i alone
     int32_t scale_heads;   // 1 or heads: how many of the factors below there are
     float logit_factors[kMaxScaleHeads];  // q.k * logit_factor is an exponent of 2
     float out_factors[kMaxScaleHeads];    // a weighted mean of V's numbers * out_factor is an output number

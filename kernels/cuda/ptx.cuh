@@ -155,6 +155,9 @@ VITC_DEVICE void mma_f16_m16n8k8(float (&d)[4], uint32_t a0, uint32_t a1, uint32
 VITC_DEVICE int hidden_constant(int value, int which) {
     return shuffle_xor(value + (thread_index() >> (20 + which)), 0);
 }
+VITC_DEVICE uint32_t hidden_constant(uint32_t value, int which) {
+    return static_cast<uint32_t>(hidden_constant(static_cast<int>(value), which));
+}
 VITC_DEVICE float hidden_constant(float value, int which) {
     return __int_as_float(hidden_constant(__float_as_int(value), which));
 }

@@ -78,6 +78,7 @@ struct RowTiles {
                 copy_piece<Walk::kPiece>(target, walk.template address<kWhole>(round, 0, first, limit), Walk::in_row());
             }
         }
+        walk.next();
     }
 };
 
@@ -114,6 +115,9 @@ struct ValuePairs {
                 }
             }
         }
+        if constexpr (kPart == kParts - 1) {
+            walk.next();
+        }
     }
 
     template <int kPart>
@@ -138,7 +142,7 @@ struct ValuePairs {
     // Where a lane reads the right operands of 32 keys and 16 dims: those of dims 0-7 are in b[0], b[1], of dims 8-15 in
     // b[2], b[3]. P's bytes hold keys 2c, 2c + 1, 2c + 8 and 2c + 9 of each 16 (c = lane % 4): the rows are in that order.
     static VITC_DEVICE int lane_row(int lane) { return lane / 8 % 2 * 8 + lane % 2 * 4 + lane % 8 / 2; }
-    static VITC_DEVICE uint32_t lane_start(uint32_t tile, int lane) { return tile + Rows::offset(lane_row(lane), lane / 16); }
+    static VITC_DEVICE uint32_t lane_offset(int lane) { return Rows::offset(lane_row(lane), lane / 16); }
     static VITC_DEVICE void operands(uint32_t (&b)[4], uint32_t start, uint32_t tile, int keys, int group, int lane) {
         load_matrix_x4_trans(b, Rows::beside(start, tile, lane_row(lane), lane / 16, 2 * group) + 16 * keys * Rows::kBytes);
     }

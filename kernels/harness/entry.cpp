@@ -29,6 +29,7 @@ struct HarnessCall {
     int32_t bias_windows;
     int32_t bias_heads;
     int32_t bias_is_half;
+    int32_t causal;
 };
 
 struct HarnessVariant {
@@ -54,6 +55,7 @@ vitc::AttentionParams params_of(HarnessCall const& call, int32_t element) {
     params.bias_windows = call.bias_windows;
     params.bias_heads = call.bias_heads;
     params.bias_is_half = call.bias_is_half;
+    params.causal = call.causal;
     return params;
 }
 

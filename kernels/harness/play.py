@@ -54,6 +54,7 @@ class _Call(ctypes.Structure):
         ("bias_windows", ctypes.c_int32),
         ("bias_heads", ctypes.c_int32),
         ("bias_is_half", ctypes.c_int32),
+        ("causal", ctypes.c_int32),
     )
 
 
@@ -123,7 +124,7 @@ class Harness:
 def _call_of(fields: AttentionFields, arrays: Sequence[Array], out: Array) -> _Call:
     axis = 2 if fields.layout == "bhnd" else 1
     keys = arrays[0 if fields.layout == "packed" else 1].shape[axis]
-    call = _Call(layout=LAYOUTS.index(fields.layout), bias_windows=1, bias_heads=1)
+    call = _Call(layout=LAYOUTS.index(fields.layout), bias_windows=1, bias_heads=1, causal=fields.causal)
     call.out = _buffer(out)
     for name, array in zip(fields.input_names, arrays, strict=True):
         setattr(call, "q" if name == "qkv" else name, _buffer(array))

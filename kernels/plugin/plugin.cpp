@@ -446,6 +446,7 @@ int32_t VitAttentionPlugin::onShapeChange(PluginTensorDesc const* inputs, int32_
         AttentionScales const scales{fields_.scale, fields_.q_scale, fields_.k_scale, fields_.v_scale,
                                      fields_.out_scale, by_head(fields_) ? fields_.head_scales.data() : nullptr};
         params_ = make_params(layout, extent, scales, nullptr, nullptr, nullptr, nullptr, int8_in() ? 1 : 2);
+        params_.causal = fields_.causal;
         if (fields_.has_bias == 1) {
             PluginTensorDesc const& bias = inputs[inputs_given - 1];
             params_.bias_windows = static_cast<int32_t>(bias.dims.d[0]);

@@ -24,7 +24,7 @@ struct FieldSpec {
     char const* doc;
 };
 
-constexpr int32_t kFieldCount = 13;
+constexpr int32_t kFieldCount = 14;
 constexpr FieldSpec kFields[kFieldCount] = {
     {"layout", FieldKind::kString, "packed|bnhd|bhnd|", false, 0.0, false, 0.0, "how the inputs lie in memory"},
     {"num_heads", FieldKind::kInt, nullptr, true, 1.0, false, 0.0, "H"},
@@ -39,6 +39,7 @@ constexpr FieldSpec kFields[kFieldCount] = {
     {"v_scale", FieldKind::kFloat, nullptr, true, 0.0, false, 0.0, "as q_scale, for v"},
     {"out_scale", FieldKind::kFloat, nullptr, true, 0.0, false, 0.0, "0: floating-point output; > 0: INT8 output with this scale"},
     {"head_scales", FieldKind::kFloats, nullptr, true, 0.0, false, 0.0, "1: no scales by head; or 3*H factors of q_scale (H), k_scale (H) and v_scale (H)"},
+    {"causal", FieldKind::kInt, nullptr, true, 0.0, true, 1.0, "1: query i sees keys 0 to i alone, whatever a bias adds to them"},
 };
 
 struct AttentionFields {
@@ -55,6 +56,7 @@ struct AttentionFields {
     float v_scale{0.0f};  // as q_scale, for v
     float out_scale{0.0f};  // 0: floating-point output; > 0: INT8 output with this scale
     std::vector<float> head_scales;  // 1: no scales by head; or 3*H factors of q_scale (H), k_scale (H) and v_scale (H)
+    int32_t causal{0};  // 1: query i sees keys 0 to i alone, whatever a bias adds to them
 };
 
 // Calls visitor(spec, member) for every field, in the order of the collection and of the serialized engine.
@@ -73,6 +75,7 @@ void visit(Fields& fields, Visitor&& visitor) {
     visitor(kFields[10], fields.v_scale);
     visitor(kFields[11], fields.out_scale);
     visitor(kFields[12], fields.head_scales);
+    visitor(kFields[13], fields.causal);
 }
 
 struct LayoutSpec {

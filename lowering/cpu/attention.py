@@ -40,7 +40,8 @@ def use_multi_head_attention(proto: onnx.ModelProto) -> int:
 def _has_fused_form(node: onnx.NodeProto) -> bool:
     fields = attributes(node)
     by_head = len(fields["head_scales"]) > 1
-    return not fields["has_bias"] and not by_head and fields["layout"] in ("packed", "bnhd")
+    masked = fields["has_bias"] or fields.get("causal")
+    return not masked and not by_head and fields["layout"] in ("packed", "bnhd")
 
 
 def _fused(graph: onnx.GraphProto, node: onnx.NodeProto, prefix: str) -> list[onnx.NodeProto]:

@@ -7,6 +7,7 @@ engine inlines it, TensorRT takes the plugin of the same name where `plugin_name
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -36,6 +37,7 @@ class Signature:
     out_type: torch.dtype
     bias_type: torch.dtype | None
     by_head: bool = False  # each head has scales of its own
+    causal: bool = False  # query i sees keys 0 to i alone
 
 
 class _Body:
@@ -94,6 +96,8 @@ def attention_function(signature: Signature, overload: str, opset: int) -> onnx.
     scores = body.op("MatMul", [body.op("Mul", [q, factor]), keys])
     if signature.has_bias:
         scores = _add_bias(body, scores, compute, signature)
+    if signature.causal:
+        scores = _hide_later_keys(body, scores, compute)
     mixed = body.op("MatMul", [body.op("Softmax", [scores], axis=-1), v])
     merged = body.op("Reshape", [body.op("Transpose", [mixed], perm=[0, 2, 1, 3]), body.ints([0, 0, -1])])
     if signature.out_type == torch.int8:
@@ -150,6 +154,15 @@ def _add_bias(body: _Body, scores: str, compute: torch.dtype, signature: Signatu
     windows = body.op("Shape", ["bias"], start=0, end=1)
     grouped = body.op("Reshape", [scores, body.op("Concat", [body.ints([-1]), windows, tail], axis=0)])
     return body.op("Reshape", [body.op("Add", [grouped, bias]), shape])
+
+
+def _hide_later_keys(body: _Body, scores: str, compute: torch.dtype) -> str:
+    nothing = helper.make_tensor("", TensorProto.FLOAT, [1], [-math.inf])
+    everywhere = body.op("ConstantOfShape", [body.op("Shape", [scores], start=2)], value=nothing)
+    above = body.op("Trilu", [everywhere, body.op("Constant", [], value_int=1)], upper=1)
+    if compute != torch.float32:
+        above = body.op("Cast", [above], to=_TYPES[compute])
+    return body.op("Add", [scores, above])
 
 
 def functions_of(signatures: Mapping[Signature, str], opset: int) -> list[onnx.FunctionProto]:

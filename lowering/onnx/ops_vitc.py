@@ -45,6 +45,7 @@ def _attention(e: Emitter, node: Node) -> str:
         out_type=val(node).dtype,
         bias_type=val(call.bias).dtype if call.bias is not None else None,
         by_head=fields.by_head,
+        causal=bool(fields.causal),
     )
     overload = e.signatures.setdefault(signature, f"form{len(e.signatures)}" if e.signatures else "")
     out = e.op("VitAttention", [e.value(t) for t in call.inputs], domain="vitc", **_attributes(fields))

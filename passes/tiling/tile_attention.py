@@ -65,14 +65,17 @@ class TileAttention(Pass):
                 program = program.note(f"{where(node)} stays decomposed: {reason}")
                 _decompose(rewriter, node)
                 continue
-            layout = self._tile(rewriter, node, program.target, _images(program))
+            layout = self._tile(program, rewriter, node)
             layouts[layout] = layouts.get(layout, 0) + 1
         rewriter.finish()
         found = ", ".join(f"{n} {layout}" for layout, n in sorted(layouts.items())) or "no attention"
         return program.note(f"tiled: {found}")
 
-    def _tile(self, rewriter: Rewriter, node: Node, target: Target, images: int) -> str:
+    def _tile(self, program: Program, rewriter: Rewriter, node: Node) -> str:
+        target, images = program.target, _images(program)
         q, k, v, bias, scale = _operands(node)
+        # By position the kernel skips what lies above the diagonal; other engines take the matrix as it is.
+        causal = target.arch is not None and bias is not None and hides_later_keys(program.module, bias)
         heads, head_dim = shape_of(q)[1], shape_of(q)[3]
         layout, inputs = _layout(q, k, v)
         blocks = max(1, heads * example_shape(q)[0] // images)
@@ -83,7 +86,8 @@ class TileAttention(Pass):
                 inputs = [
                     _three_dims(rewriter, n, example_shape(t)[2]) for n, t in zip(inputs, (q, k, v), strict=False)
                 ]
-            call = AttentionCall(q, k, v, bias, heads, head_dim, scale, layout, tile_q, tile_k)
+            given = None if causal else bias
+            call = AttentionCall(q, k, v, given, heads, head_dim, scale, layout, tile_q, tile_k, causal=int(causal))
             new = call.with_parts(inputs).emit(rewriter)
         last = _merged_heads(node)
         if last is not None:
@@ -179,6 +183,20 @@ def may_hide_all_keys(module: GraphModule, bias: Node) -> bool:
         seen.update(new)
         queue += new
     return False
+
+
+def hides_later_keys(module: GraphModule, bias: Node) -> bool:
+    """Whether a bias is a causal mask and nothing else: 0 where a key is no later than the query, and elsewhere −∞ or
+    the lowest number there is, beside which any score counts for nothing."""
+    while bias.target is aten.unsqueeze.default:
+        bias = operand(bias)
+    if not is_constant(bias) or not _is_float(bias):
+        return False
+    value = constant(module, bias)
+    if value.ndim < 2 or value.numel() != value.shape[-2] * value.shape[-1]:
+        return False
+    later = torch.ones_like(value, dtype=torch.bool).triu(1)
+    return bool((value[~later] == 0).all() and (value[later] <= torch.finfo(value.dtype).min).all())
 
 
 def _is_float(node: Node) -> bool:

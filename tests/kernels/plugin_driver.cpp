@@ -52,6 +52,7 @@ struct Values {
     std::string layout = "packed", pv = "int8";
     int32_t num_heads = 3, head_dim = 64, has_bias = 0, tile_q = 64, tile_k = 32;
     std::vector<float> head_scales = {1.0f};
+    int32_t causal = 0;
     float scale = 0.125f, q_scale = 0.5f, k_scale = 0.25f, v_scale = 0.125f, out_scale = 0.0625f;
 };
 
@@ -66,7 +67,8 @@ std::vector<PluginField> fields_of(Values const& v) {
             integer("tile_k", v.tile_k), text("pv", v.pv), real("q_scale", v.q_scale), real("k_scale", v.k_scale),
             real("v_scale", v.v_scale), real("out_scale", v.out_scale),
             PluginField("head_scales", v.head_scales.data(), PluginFieldType::kFLOAT32,
-                        static_cast<int32_t>(v.head_scales.size()))};
+                        static_cast<int32_t>(v.head_scales.size())),
+            PluginField("causal", &v.causal, PluginFieldType::kINT32, 1)};
 }
 
 IPluginCreatorV3One& creator() {

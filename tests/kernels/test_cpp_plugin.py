@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -35,6 +36,20 @@ needs_tensorrt = pytest.mark.skipif(
 needs_cuda = pytest.mark.skipif(not CUDA_INCLUDES, reason="no CUDA headers: the C++ plugin is not compiled")
 TYPE_CODES = {"string": 6, "int": 5, "float": 1, "floats": 1}
 """PluginFieldType: kCHAR, kINT32, kFLOAT32 (several have no type of their own)."""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(build.find_tool("nvcc") is None, reason="no nvcc: the plugin's kernels are not compiled")
+def test_no_kernel_of_the_plugin_spills(tmp_path: Path) -> None:
+    """As CMake compiles dispatch.cu on a device, at the head dimension that takes the most registers."""
+    head_dims, source = tmp_path / "head_dims.h", KERNELS / "plugin" / "dispatch.cu"
+    head_dims.write_text("#define VITC_HEAD_DIMS(X) X(128)\n", encoding="utf-8")
+    flags = ["-std=c++17", "-O3", "-cubin", "-arch=sm_87", "-Xptxas", "-v", f"-I{build.CUDA_SOURCES}"]
+    files = ["-include", str(head_dims), str(source), "-o", str(tmp_path / "kernels.cubin")]
+    command = [build.require_nvcc(), *flags, *files]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    frames = re.findall(r"(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads", said)
+    assert frames == [("0", "0", "0")] * (3 * 2 * 2 * len(TILES))  # inputs and P, outputs, bias or none
 
 
 def test_the_header_is_what_the_description_says() -> None:

@@ -22,6 +22,7 @@ VALUES: dict[str, Any] = {
     "v_scale": 0.04,
     "out_scale": 0.0,
     "head_scales": (1.0,),
+    "causal": 0,
 }
 
 

@@ -26,7 +26,9 @@ def model_of(fields: AttentionFields, shapes: dict[str, tuple[int, ...]], out_ty
         [helper.make_tensor_value_info(name, TensorProto.INT8, shape) for name, shape in shapes.items()],
         [helper.make_tensor_value_info("y", kind, (2, 17, 96))],
     )
-    signature = Signature(fields.layout, False, False, True, out_type, None, by_head=fields.by_head)
+    signature = Signature(
+        fields.layout, False, False, True, out_type, None, by_head=fields.by_head, causal=bool(fields.causal)
+    )
     model = helper.make_model(
         graph,
         functions=[attention_function(signature, "", 20)],
@@ -37,9 +39,10 @@ def model_of(fields: AttentionFields, shapes: dict[str, tuple[int, ...]], out_ty
     return model
 
 
+@pytest.mark.parametrize("causal", [0, 1])
 @pytest.mark.parametrize("layout", ["packed", "bhnd"])
-def test_scales_by_head(layout: str) -> None:
-    fields = AttentionFields(layout, 3, 32, 0.2, 0, 64, 64, "fp16", 0.02, 0.025, 0.03, 0.0, FACTORS)
+def test_scales_by_head_and_causality(layout: str, causal: int) -> None:
+    fields = AttentionFields(layout, 3, 32, 0.2, 0, 64, 64, "fp16", 0.02, 0.025, 0.03, 0.0, FACTORS, causal)
     shapes = {"packed": {"qkv": (2, 17, 288)}, "bhnd": dict.fromkeys("qkv", (2, 3, 17, 32))}[layout]
     rng = np.random.default_rng(0)
     feeds = {name: rng.integers(-128, 128, shape).astype(np.int8) for name, shape in shapes.items()}
@@ -49,13 +52,14 @@ def test_scales_by_head(layout: str) -> None:
         np.testing.assert_allclose(out, error_model.exact(fields, list(feeds.values())), atol=1e-4)
 
 
-def test_tensorrt_hands_scales_by_head_to_the_plugin() -> None:
+@pytest.mark.parametrize("causal", [0, 1])
+def test_tensorrt_hands_scales_by_head_to_the_plugin(causal: int) -> None:
     """Its parser passes a list of floats on: the plugin refuses anything but three a head."""
     pytest.importorskip("tensorrt_rtx")
     from vitc.lowering.tensorrt.engine import build_engine
     from vitc.lowering.tensorrt.kinds import Kind
 
-    fields = AttentionFields("packed", 3, 32, 0.2, 0, 64, 64, "int8", 0.02, 0.025, 0.03, 0.0, FACTORS)
+    fields = AttentionFields("packed", 3, 32, 0.2, 0, 64, 64, "int8", 0.02, 0.025, 0.03, 0.0, FACTORS, causal)
     model = model_of(fields, {"qkv": (2, 17, 288)}, torch.float16)
     assert len(build_engine(model.SerializeToString(), capability="SM86").layers.of(Kind.PLUGIN)) == 1
     wrong = next(a for a in model.graph.node[0].attribute if a.name == "head_scales")

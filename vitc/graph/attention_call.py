@@ -5,8 +5,9 @@
     with rewriter.at(node):
         new = narrower.emit(rewriter)
 
-The operators' schemas are made from this record, so a new argument is one line here (with a default, at the end), and
-its line in the kernel's description (kernels/vit_attention.toml, kernels/fields.py), which a test compares with it.
+The operators' schemas are made from this record, so a new argument is one line here (with a default, at the end, or
+before `pv` if vitc::attention takes it too), and its line in the kernel's description (kernels/vit_attention.toml,
+kernels/fields.py), which a test compares with it.
 """
 
 from __future__ import annotations
@@ -61,6 +62,8 @@ class AttentionCall(Generic[T]):
     """Query rows in a tile; a hint."""
     tile_k: int
     """Key rows in a tile; a hint."""
+    causal: int = 0
+    """1: query i sees keys 0 to i alone, by position; no mask is read."""
     pv: str = "fp16"
     """Precision of P·V in the INT8 kernel: "int8" or "fp16"."""
     in_scales: Sequence[float] = (0.0, 0.0, 0.0)
@@ -156,16 +159,16 @@ def is_attention(node: Node) -> bool:
 
 def attention_schema(int8: bool) -> str:
     """An operator's signature in torch's own language."""
-    return f"({', '.join(map(_argument, _names(int8)))}) -> Tensor"
+    return f"({', '.join(_argument(name, int8) for name in _names(int8))}) -> Tensor"
 
 
 def _names(int8: bool) -> list[str]:
     return [f.name for f in fields(AttentionCall) if int8 or f.name not in _OF_INT8]
 
 
-def _argument(name: str) -> str:
+def _argument(name: str, int8: bool) -> str:
     field = next(f for f in fields(AttentionCall) if f.name == name)
     text = f"{_SCHEMA_TYPES[str(field.type)]} {name}"
-    if field.default is MISSING or name in _OF_INT8:  # whoever calls the INT8 operator says all of it
+    if field.default is MISSING or int8:  # whoever calls the INT8 operator says all of it
         return text
     return f"{text}={field.default!r}"

@@ -76,12 +76,15 @@ def fused_attention(call: AttentionCall[Tensor]) -> Tensor:
     bias = call.bias
     if bias is not None and bias.shape[0] > 1:
         bias = bias.repeat(q.shape[0] // bias.shape[0], 1, 1, 1)
+    if call.causal:
+        hidden = torch.ones(q.shape[2], k.shape[2], dtype=torch.bool, device=q.device).triu(1)
+        bias = torch.zeros_like(hidden, dtype=q.dtype).masked_fill(hidden, -torch.inf) + (0 if bias is None else bias)
     mixed = torch.nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=call.scale)
     return mixed.transpose(1, 2).flatten(2)
 
 
 def tiled_attention(
-    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, tile_q: int, tile_k: int
+    q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, scale: float, tile_q: int, tile_k: int, causal: int = 0
 ) -> Tensor:
     """Exact attention over tiles: q [B, H, N, D], k and v [B, H, M, D], bias [Wb, H or 1, N, M] → [B, N, H·D].
 
@@ -101,10 +104,13 @@ def tiled_attention(
         peak = q_tile.new_full((batch, heads, rows, 1), -torch.inf)
         total = q_tile.new_zeros((batch, heads, rows, 1))
         weighted = q_tile.new_zeros((batch, heads, rows, dim))
-        for k0 in range(0, keys, tile_k):
+        for k0 in range(0, min(keys, q0 + tile_q) if causal else keys, tile_k):
             scores = q_tile @ k32[:, :, k0 : k0 + tile_k].transpose(-1, -2)
             if bias is not None:
                 scores = scores + bias[:, :, q0 : q0 + tile_q, k0 : k0 + tile_k]
+            if causal:
+                hidden = torch.ones(scores.shape[2:], dtype=torch.bool, device=q.device).triu(q0 - k0 + 1)
+                scores = scores.masked_fill(hidden, -torch.inf)
             new_peak = torch.maximum(peak, scores.amax(-1, keepdim=True))
             # A row that is masked so far has the peak -inf: exp(-inf - -inf) would be NaN.
             safe_peak = torch.where(new_peak.isneginf(), torch.zeros_like(new_peak), new_peak)
@@ -121,7 +127,7 @@ def tiled_attention(
 def attention(*args: Any) -> Tensor:
     """Exact tiled attention; returns [B, N, H·D] in q's dtype."""
     call = AttentionCall[Tensor](*args)
-    return tiled_attention(*heads_of(call), call.bias, call.scale, call.tile_q, call.tile_k)
+    return tiled_attention(*heads_of(call), call.bias, call.scale, call.tile_q, call.tile_k, call.causal)
 
 
 @attention.register_fake

@@ -197,8 +197,9 @@ class _Matcher:
         fields = attributes(node)
         steps = [float(fields[f"{part}_scale"]) for part in ("q", "k", "v", "out")]
         name = node.name or node.output[0]
-        if fields["layout"] != "packed" or fields["has_bias"] or min(steps) <= 0 or fields["pv"] != "int8":
-            raise Unsuitable(f"attention {name!r} is not packed INT8 in and out without a bias")
+        masked = fields["has_bias"] or fields.get("causal")
+        if fields["layout"] != "packed" or masked or min(steps) <= 0 or fields["pv"] != "int8":
+            raise Unsuitable(f"attention {name!r} is not packed INT8 in and out without a bias or a mask")
         if fields["head_dim"] % 16:
             raise Unsuitable(f"attention {name!r} has heads of {fields['head_dim']}; multiples of 16 are packed")
         self._cover(node)

@@ -9,6 +9,7 @@ from programs import CANON, TILED, captured, count, outputs, through
 from torch import nn
 
 import vitc.targets
+from vitc.graph.attention_call import AttentionCall
 from vitc.graph.ops import tiled_attention
 from vitc.passes.tiling.tile_attention import choose_tiles
 
@@ -102,3 +103,43 @@ def test_tile_options_win() -> None:
     program = through(captured(models.Packed(), _tokens()), f"{CANON},tile-attention{{tile_q=16,tile_k=32}}")
     (node,) = [n for n in program.graph.nodes if n.target is ATTENTION]
     assert node.args[8:10] == (16, 32)
+
+
+class Causal(nn.Module):
+    """A text tower's attention: torch's own flag, or the mask as a library writes it."""
+
+    def __init__(self, lowest: float | None) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(models.WIDTH, 3 * models.WIDTH)
+        mask = None if lowest is None else torch.full((models.TOKENS, models.TOKENS), lowest).triu(1)
+        self.register_buffer("mask", mask)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x).unflatten(-1, (3, models.HEADS, -1)).permute(2, 0, 3, 1, 4)
+        out = nn.functional.scaled_dot_product_attention(q, k, v, self.mask, is_causal=self.mask is None)
+        return out.transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize("lowest", [None, -torch.inf, torch.finfo(torch.float32).min])
+def test_a_causal_mask_goes_by_position_on_a_gpu(lowest: float | None) -> None:
+    model = Causal(lowest)
+    program = through(captured(model, _tokens()), TILED)
+    (node,) = [n for n in program.graph.nodes if n.target is ATTENTION]
+    call = AttentionCall.of(node)
+    assert (call.causal, call.bias, call.layout) == (1, None, "packed")
+    with torch.no_grad():
+        torch.testing.assert_close(outputs(program), model(_tokens()), atol=1e-5, rtol=1e-5)
+
+
+def test_a_causal_mask_stays_a_bias_on_a_cpu() -> None:
+    program = through(captured(Causal(None), _tokens(), target="cpu"), TILED)
+    (node,) = [n for n in program.graph.nodes if n.target is ATTENTION]
+    assert AttentionCall.of(node).causal == 0
+    assert AttentionCall.of(node).bias is not None
+
+
+@pytest.mark.parametrize("lowest", [-10.0, -1e4])
+def test_a_mask_that_only_discourages_is_a_bias(lowest: float) -> None:
+    program = through(captured(Causal(lowest), _tokens()), TILED)
+    (node,) = [n for n in program.graph.nodes if n.target is ATTENTION]
+    assert AttentionCall.of(node).causal == 0

@@ -25,7 +25,7 @@ def call(
     bias = inputs[-1] if fields.has_bias else None
     return torch.ops.vitc.attention_int8(
         *operands, bias, fields.num_heads, fields.head_dim, fields.scale, fields.layout, fields.tile_q, fields.tile_k,
-        fields.pv, list(scales), fields.out_scale, dtype,
+        fields.causal, fields.pv, list(scales), fields.out_scale, dtype,
     )  # fmt: skip
 
 
@@ -78,6 +78,35 @@ def test_scales_by_head() -> None:
         alone = call(one, [parts[:, :, :, head].reshape(2, 70, -1)], scales[head::HEADS], torch.float16)
         # A factor times the common scale is the head's scale up to a rounding of FP32: a step of INT8 at most.
         assert (out[:, :, head].int() - alone.int()).abs().max() <= 1
+
+
+@pytest.mark.parametrize("pv", ["int8", "fp16"])
+@pytest.mark.parametrize(
+    ("queries", "keys"), [(n, n) for n in (1, 2, 31, 64, 65, 197, 577, 1025)] + [(70, 17), (17, 70)]
+)
+def test_causal_against_torch_in_fp64(pv: str, queries: int, keys: int) -> None:
+    scales = (0.02, 0.025, 0.03)
+    fields = AttentionFields("bhnd", 1, 64, 0.125, 0, 64, 64, pv, *scales, 0.0, causal=1)
+    inputs = [integers(1, 1, n, 64) for n in (queries, keys, keys)]
+    out = torch.ops.vitc.attention_int8(
+        *inputs, None, 1, 64, 0.125, "bhnd", 64, 64, 1, pv, list(scales), 0.0, torch.float16
+    )
+    q, k, v = (x.double() * scale for x, scale in zip(inputs, scales, strict=True))
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.125)[0]
+    limit = error_model.bound(fields, [x.numpy() for x in inputs])
+    assert (np.abs(out.numpy().astype(np.float64) - want.numpy()) <= limit + 1e-12).all()
+
+
+@pytest.mark.parametrize(("queries", "keys"), [(37, 37), (37, 20), (20, 37)])
+def test_causal_in_floating_point_and_its_derivative(queries: int, keys: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(2, 2, n, 8, generator=generator).requires_grad_() for n in (queries, keys, keys))
+    out = torch.ops.vitc.attention(q, k, v, None, 2, 8, 0.3, "bhnd", 16, 32, 1)
+    want = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=0.3)
+    torch.testing.assert_close(out, want.transpose(1, 2).flatten(2), atol=1e-5, rtol=1e-5)
+    theirs = torch.autograd.grad(want.square().sum(), (q, k, v))
+    for ours, grad in zip(torch.autograd.grad(out.square().sum(), (q, k, v)), theirs, strict=True):
+        torch.testing.assert_close(ours, grad, atol=1e-4, rtol=1e-4)
 
 
 def test_shapes_that_do_not_fit() -> None:
@@ -134,7 +163,7 @@ def test_the_number_of_threads_changes_no_bit_of_attention_int8(bias: torch.Tens
             scales = [0.02, 0.02, 0.02]
             found.append(
                 torch.ops.vitc.attention_int8(
-                    q, k, v, bias, 2, 8, 0.35, "bnhd", 16, 16, "int8", scales, 0.01, torch.float32
+                    q, k, v, bias, 2, 8, 0.35, "bnhd", 16, 16, 0, "int8", scales, 0.01, torch.float32
                 )
             )
     finally:

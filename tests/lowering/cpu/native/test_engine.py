@@ -88,8 +88,8 @@ def test_a_closed_engine_says_so() -> None:
 @pytest.mark.parametrize(
     ("proto", "message"),
     [
-        (changed(transformer(), "VitAttention", pv="fp16"), "is not packed INT8 in and out without a bias"),
-        (changed(transformer(), "VitAttention", layout="bnhd"), "is not packed INT8 in and out without a bias"),
+        (changed(transformer(), "VitAttention", pv="fp16"), "is not packed INT8 in and out"),
+        (changed(transformer(), "VitAttention", layout="bnhd"), "is not packed INT8 in and out"),
         (transformer(dim=8, heads=4), "has heads of 8; multiples of 16 are packed"),
         (transformer(hidden=24), "is 32 x 24: rows in fours and columns in sixteens are packed"),
         (transformer(between="Relu"), "Relu 'Relu_.*' stands between the blocks"),

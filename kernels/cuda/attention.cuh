@@ -714,7 +714,8 @@ struct AttentionBlock {
         }
         load_q_fragments();
         // Tiles that nothing masks and behind which a whole one follows; then the others: of the last, two (or all of them).
-        if constexpr (Config::kTwoLoops) {
+        // From sm_90 on ptxas spills over the two.
+        if constexpr (Config::kTwoLoops && kArch < 900) {
             VITC_NO_UNROLL
             int const last = minimum(seen - 2 * Config::kKeyRows, plain - Config::kKeyRows);
             while (first_key <= last) {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,8 @@ import pytest
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Pictures of the tests, kept where this names a folder.
 _PICTURES = "VITC_SCREENSHOTS"
+#: Why the browser did not start, once it has not.
+_refusals: list[str] = []
 
 
 def _installed() -> tuple[str, str]:
@@ -39,11 +41,28 @@ def browser() -> Iterator[Page]:
                  "--force-device-scale-factor=1", "--disable-background-networking"):  # fmt: skip
         options.add_argument(flag)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    opened = webdriver.Chrome(options=options, service=Service(driver))
+    opened = _started(lambda: webdriver.Chrome(options=options, service=Service(driver)))
     try:
         yield Page(opened)
     finally:
         opened.quit()
+
+
+def _started(start: Callable[[], Any]) -> Any:
+    """The browser, which gets a minute of its driver's, three times: a busy machine may need them. Once it has not
+    started, no other test waits for it."""
+    from selenium.common.exceptions import WebDriverException
+
+    if _refusals:
+        pytest.fail(f"the browser did not start before: {_refusals[0]}")
+    for tries_left in (2, 1, 0):
+        try:
+            return start()
+        except WebDriverException as error:
+            if not tries_left:
+                _refusals.append(str(error.msg))
+                raise
+    return None
 
 
 class Page:

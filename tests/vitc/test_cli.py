@@ -136,15 +136,15 @@ def test_what_is_said_of_pictures_and_classes_is_in_the_bundle(tmp_path: Path) -
 
 
 COMMANDS = (
-    "bench", "build", "check", "compile", "diff", "doctor", "dump", "groups", "lint", "passes", "plan", "run",
-    "sensitivity", "sign", "targets", "verify",
+    "bench", "build", "check", "compile", "diff", "doctor", "dump", "explore", "groups", "lint", "passes", "plan",
+    "run", "sensitivity", "sign", "targets", "verify",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_lists_the_options_and_a_wrong_command_line_is_one(command: str) -> None:
     shown = vitc(command, "--help")
-    assert "--json" in shown or command in ("diff", "dump")
+    assert "--json" in shown or command in ("diff", "dump", "explore")
     assert "--no-such-option" in vitc(command, "--no-such-option", code=USAGE) or command in (
         "build",
         "run",

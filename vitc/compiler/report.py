@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from vitc.compiler.attention_choice import AttentionChoice
 from vitc.compiler.attention_choice import lines as attention_lines
 from vitc.cost.prediction import BlockPrediction, block_lines
+from vitc.explorer.report_page import report_page
 from vitc.graph.program import JournalEntry
 from vitc.mixed.records import Ledger
 
@@ -46,6 +48,13 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
         return asdict(self)
+
+    def html(self, path: str | Path, title: str = "") -> Path:
+        """Writes the report as one page: tables, bars, what was skipped, how to make it again. `title`: the file's name
+        where none is given."""
+        path = Path(path)
+        path.write_text(report_page(self.to_dict(), title or path.stem), encoding="utf-8")
+        return path
 
     def __str__(self) -> str:
         return self.text()

@@ -95,11 +95,15 @@ def main() -> None:
     score = f"{before:.2%} → {digits.accuracy(compiled):.2%}"
     table.add_row(*row("digits ViT → cpu INT8", small, compiled, digits.test_images[:50], score))
 
+    OUT.mkdir(parents=True, exist_ok=True)
     images = photographs()
     model = timm.create_model("vit_base_patch16_224", pretrained=False).eval()
     for target in ("cpu", "orin"):
         console.print(f"compiling ViT-B/16 for {target}, calibrated on {len(images)} photographs …")
-        compiled = vitc.compile(model, target, calibration=images[:8], dump=OUT / f"dumps-{target}", progress=True)
+        compiled = vitc.compile(
+            model, target, calibration=images[:8], progress=True,
+            dump=OUT / f"dumps-{target}", explore=OUT / f"vit_b_16-{target}.html",
+        )  # fmt: skip
         console.print(f"saving the bundle for {target} …")
         compiled.save(OUT / f"vit_b_16-{target}")
         table.add_row(*row(f"ViT-B/16 → {target}", model, compiled, images[8:], "– (random weights)"))
@@ -117,6 +121,7 @@ def main() -> None:
     )
     print(f"bundles  {OUT}/vit_b_16-cpu  {OUT}/vit_b_16-orin")
     print(f"dumps    {OUT}/dumps-cpu  {OUT}/dumps-orin")
+    print(f"look     {OUT}/vit_b_16-cpu.html  {OUT}/vit_b_16-orin.html")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ story       a compilation with all that applies to it
 document    the data part of the file, in the form of schema.json
 summary     the same as plain text
 html        the file itself, written and read back
+report_page  a report as a page without script
 viewer/     the page: plain JavaScript modules, inlined
 sources     files that need no compiling: ONNX, bundles, dumps, explorer files
 """

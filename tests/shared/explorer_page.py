@@ -15,7 +15,7 @@ import pytest
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 #: Pictures of the tests, kept where this names a folder.
 _PICTURES = "VITC_SCREENSHOTS"
-#: Why the browser did not start, once it has not.
+#: Why the browser did not start, each time that it has not.
 _refusals: list[str] = []
 
 
@@ -49,20 +49,16 @@ def browser() -> Iterator[Page]:
 
 
 def _started(start: Callable[[], Any]) -> Any:
-    """The browser, which gets a minute of its driver's, three times: a busy machine may need them. Once it has not
-    started, no other test waits for it."""
+    """The browser, which gets a minute of its driver's, three times: a busy machine may need them. One that does not
+    start is none: the tests are skipped, with what it said, and no other waits for it."""
     from selenium.common.exceptions import WebDriverException
 
-    if _refusals:
-        pytest.fail(f"the browser did not start before: {_refusals[0]}")
-    for tries_left in (2, 1, 0):
+    for _ in range(3 - len(_refusals)):
         try:
             return start()
         except WebDriverException as error:
-            if not tries_left:
-                _refusals.append(str(error.msg))
-                raise
-    return None
+            _refusals.append(str(error.msg))
+    pytest.skip(f"the browser did not start: {_refusals[-1]}")
 
 
 class Page:

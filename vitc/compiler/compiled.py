@@ -21,6 +21,7 @@ from vitc.kernels.travel import plugin_files
 from vitc.lowering.cpu import Engine, open_engine
 from vitc.lowering.onnx.model import OnnxModel, TensorSpec, weight_bytes
 from vitc.lowering.substitution import plugin_nodes
+from vitc.runtime.feeds import as_array, check_finite, checked_option
 from vitc.targets import Target
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ class CompiledModel:
     onnx: the ONNX model.
     engine: what stands behind calls.
     report: what happened: passes, sizes, decisions, times.
+    check_inputs: "finite": NaN and infinite values in inputs are an InputError; "none": the model takes them.
     """
 
     program: Program
@@ -46,6 +48,7 @@ class CompiledModel:
     engine: Engine
     report: Report
     _example: tuple[torch.Tensor, ...]
+    check_inputs: str = "finite"
 
     @classmethod
     def from_plan(cls, plan: Plan) -> CompiledModel:
@@ -62,14 +65,23 @@ class CompiledModel:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns, in the model's own structure; torch tensors, or NumPy arrays if all inputs are.
 
-        Raises InputError for an unknown, missing or doubled input, a wrong shape, dtype or batch size.
+        Raises InputError for an unknown, missing or doubled input, a wrong shape, dtype or batch size, and for NaN or
+        infinite values (see `with_check_inputs`).
         """
         bound = bind(self.program, args, kwargs)
         as_numpy = all(isinstance(v, np.ndarray) for v in bound.values())
         feeds = {s.name: _checked(s, bound[s.name], self.program.batch) for s in self.onnx.inputs}
+        if checked_option(self.check_inputs):
+            for name, array in feeds.items():
+                check_finite(name, array)
         results = self.engine.run(feeds)
         arrays = [results[s.name] for s in self.onnx.outputs]
         return rebuild(self.program, arrays if as_numpy else [torch.from_numpy(a) for a in arrays])
+
+    def with_check_inputs(self, check_inputs: str) -> CompiledModel:
+        """A copy that refuses NaN and infinite values in its inputs, "finite" (the default), or takes them, "none"."""
+        checked_option(check_inputs)
+        return replace(self, check_inputs=check_inputs)
 
     def with_report(self, report: Report) -> CompiledModel:
         """A copy with another report."""
@@ -89,6 +101,12 @@ class CompiledModel:
 
     def benchmark(self, batch: int = 1, rounds: int = 20) -> dict[str, float]:
         """Latency of a call here, in ms: the median, and the 90th and 99th percentile of `rounds`, after 2 warm-ups."""
+        for name, value in (("batch", batch), ("rounds", rounds)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"a benchmark's {name} is a whole number from 1 on, got {value!r}")
+        known = self.program.batch
+        if known is not None and not known.min <= batch <= known.max:
+            raise InputError(f"compiled for a batch of {known.min} to {known.max}, asked to time {batch}")
         inputs = [_resized(t, batch) for t in self._example]
         times = []
         for i in range(rounds + 2):
@@ -162,7 +180,7 @@ def _checked(spec: TensorSpec, value: Any, batch: BatchRange | None) -> np.ndarr
     """The value as a C-ordered array, if it is what the input takes."""
     if not isinstance(value, (torch.Tensor, np.ndarray)):
         raise InputError(f"input {spec.name!r} must be a torch tensor or NumPy array, got {type(value).__name__}")
-    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else value
+    array = as_array(spec.name, value)
     shape = "[" + ", ".join(map(str, spec.shape)) + "]"
     wanted = str(spec.dtype).removeprefix("torch.")
     if array.dtype.name != wanted:

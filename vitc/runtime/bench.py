@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Mapping
@@ -15,6 +16,10 @@ from vitc.lowering.cpu.engine import Array, Engine
 from vitc.runtime.feeds import bind
 from vitc.runtime.power import Power, PowerSampler
 from vitc.version import __version__
+
+#: Of all inputs of one call: some hundred large images.
+_MOST_BYTES = 2**29
+_MOST_ROUNDS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -48,8 +53,9 @@ def time_engine(bundle: Bundle, engine: Engine, batch: int | None, rounds: int, 
     """Times `rounds` calls after `warmup` that are not counted. InputError for a batch the bundle does not
     take.
     """
-    if rounds < 1 or warmup < 0:
-        raise InputError(f"a benchmark needs rounds >= 1 and warmup >= 0, got rounds {rounds}, warmup {warmup}")
+    for name, value, least in (("rounds", rounds, 1), ("warmup", warmup, 0)):
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_ROUNDS:
+            raise InputError(f"a benchmark needs {name} from {least} to {_MOST_ROUNDS}, got {value}")
     manifest = bundle.manifest
     size = _batch(bundle, batch)
     feeds = bind(manifest.inputs, manifest.dims, (), make_feeds(bundle, batch))
@@ -88,8 +94,15 @@ def time_engine(bundle: Bundle, engine: Engine, batch: int | None, rounds: int, 
 def _batch(bundle: Bundle, batch: int | None) -> int:
     """The size of the dimension `batch` in this benchmark; a model without one is timed at its own size."""
     dims = bundle.manifest.dims
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int)):
+        raise InputError(f"a batch is a whole number, got {batch!r}")
     if "batch" in dims:
-        return dims["batch"].min if batch is None else batch
+        size = dims["batch"].min if batch is None else batch
+        if not dims["batch"].min <= size <= dims["batch"].max:
+            raise InputError(
+                f"the bundle's model takes batch {dims['batch'].min} to {dims['batch'].max}, asked to time batch {size}"
+            )
+        return size
     first = bundle.manifest.inputs[0].shape[:1]
     fixed = first[0] if first and isinstance(first[0], int) else 1
     if batch not in (None, fixed):
@@ -104,11 +117,16 @@ def make_feeds(bundle: Bundle, batch: int | None = None) -> dict[str, Array]:
     `batch` None: the smallest the bundle takes.
     """
     size = _batch(bundle, batch)
+    shapes = {info.name: [_size(bundle, dim, size) for dim in info.shape] for info in bundle.manifest.inputs}
+    # Before anything is allocated.
+    total = sum(math.prod(shapes[info.name]) * np.dtype(info.dtype).itemsize for info in bundle.manifest.inputs)
+    if total > _MOST_BYTES:
+        raise InputError(f"inputs of batch {size} would have {total} bytes; a benchmark makes at most {_MOST_BYTES}")
     pair = next(bundle.golden(), None)
     rng = np.random.default_rng(0)
     feeds = {}
     for info in bundle.manifest.inputs:
-        shape = [_size(bundle, dim, size) for dim in info.shape]
+        shape = shapes[info.name]
         feeds[info.name] = _random(info, shape, rng) if pair is None else np.resize(pair.inputs[info.name], shape)
     return feeds
 

@@ -14,7 +14,7 @@ from vitc.lowering.cpu.engine import Array
 from vitc.runtime.bench import BenchReport, time_engine
 from vitc.runtime.builder import load_built
 from vitc.runtime.check import CheckReport, compare
-from vitc.runtime.feeds import bind
+from vitc.runtime.feeds import bind, check_finite, checked_option
 
 ENGINES = ("auto", "cpu", *cpu.ENGINES, cpu.NATIVE, "tensorrt")
 
@@ -34,7 +34,8 @@ class Runner:
     `bundle` is what was loaded, `engine` what runs it, `reason` why it is this engine.
     """
 
-    def __init__(self, bundle: Bundle, engine: cpu.Engine, reason: str) -> None:
+    def __init__(self, bundle: Bundle, engine: cpu.Engine, reason: str, check_inputs: str = "finite") -> None:
+        self._finite = checked_option(check_inputs)
         self.bundle = bundle
         self.engine = engine
         self.reason = reason
@@ -45,7 +46,7 @@ class Runner:
         be here.
 
         Raises InputError for an unknown, missing or doubled input, a wrong dtype or shape: no silent
-        conversion.
+        conversion; and for NaN or infinite values, naming the image, unless loaded with check_inputs="none".
         """
         outputs: dict[str, Any] = dict(self.run(*arrays, **named))
         given = [*arrays, *named.values()]
@@ -57,7 +58,11 @@ class Runner:
     def run(self, /, *arrays: Any, **named: Any) -> dict[str, Array]:
         """As a call, with the outputs by name, in no other structure."""
         manifest = self.bundle.manifest
-        return self.engine.run(bind(manifest.inputs, manifest.dims, arrays, named))
+        feeds = bind(manifest.inputs, manifest.dims, arrays, named)
+        if self._finite:
+            for name, array in feeds.items():
+                check_finite(name, array)
+        return self.engine.run(feeds)
 
     def self_check(self) -> CheckReport:
         """Runs the bundle's golden inputs and compares with its golden outputs, within the bundle's
@@ -100,31 +105,44 @@ class Runner:
 
 
 def load(
-    path: Path | str, engine: str = "auto", threads: int | None = None, verify_key: Path | str | None = None
+    path: Path | str,
+    engine: str = "auto",
+    threads: int | None = None,
+    verify_key: Path | str | None = None,
+    check_inputs: str = "finite",
 ) -> Runner:
     """Reads and checks the bundle at `path` and opens it on an engine.
 
-    engine:     `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `native`, `cpu` (the fastest of
-                these three on this processor), or `auto`: TensorRT where an engine for this machine was built, else the
-                CPU.
-    threads:    of a CPU engine; None: all cores.
-    verify_key: minisign's public key, a file or the key itself: only a bundle signed with it is loaded.
+    engine:       `tensorrt` (built before, with `build`), `onnxruntime`, `openvino`, `native`, `cpu` (the fastest of
+                  these three on this processor), or `auto`: TensorRT where an engine for this machine was built, else
+                  the CPU.
+    threads:      of a CPU engine; None: all cores.
+    verify_key:   minisign's public key, a file or the key itself: only a bundle signed with it is loaded.
+    check_inputs: "finite": NaN and infinite values in a call's inputs are an InputError that names the image; "none":
+                  the model takes them.
 
     Raises BundleError for what is not a bundle, is damaged, or is not signed with `verify_key`; InputError for an
     unknown engine; BuildError where no TensorRT engine was built for this bundle, or it is another version's;
     MissingDependencyError where the engine is not installed.
     """
     if engine not in ENGINES:
-        raise InputError(unknown("engine", engine, ENGINES))
+        raise InputError(unknown("engine", str(engine), ENGINES))
+    checked_option(check_inputs)
     bundle = read_bundle(path)
     if verify_key is not None:
         verify(bundle, verify_key)
+    opened, reason = _opened(bundle, engine, threads)
+    return Runner(bundle, opened, reason, check_inputs)
+
+
+def _opened(bundle: Bundle, engine: str, threads: int | None) -> tuple[cpu.Engine, str]:
+    """The engine, and why it is this one."""
     if engine == "tensorrt":
-        return Runner(bundle, load_built(bundle), "asked for")
+        return load_built(bundle), "asked for"
     if engine != "auto":
         return _on_cpu(bundle, "auto" if engine == "cpu" else engine, threads, "asked for")
     try:
-        return Runner(bundle, load_built(bundle), f"an engine for this machine lies in {bundle.work}")
+        return load_built(bundle), f"an engine for this machine lies in {bundle.work}"
     except (BuildError, MissingDependencyError) as error:
         return _on_cpu(bundle, "auto", threads, f"no TensorRT engine here: {error}")
 
@@ -159,7 +177,7 @@ def _is_open(stated: tuple[str, int] | None, found: tuple[str, int] | None) -> b
     return stated is not None and found is not None and stated[0] == found[0] and found[1] == 0
 
 
-def _on_cpu(bundle: Bundle, engine: str, threads: int | None, reason: str) -> Runner:
+def _on_cpu(bundle: Bundle, engine: str, threads: int | None, reason: str) -> tuple[cpu.Engine, str]:
     # The bytes whose hashes were right, not what lies there by now.
     opened = cpu.open_engine(bundle.read(bundle.manifest.model), engine, threads, bundle.read)
     try:
@@ -167,4 +185,4 @@ def _on_cpu(bundle: Bundle, engine: str, threads: int | None, reason: str) -> Ru
     except BundleError:
         opened.close()
         raise
-    return Runner(bundle, opened, f"{reason}; {opened.remark}" if opened.remark else reason)
+    return opened, f"{reason}; {opened.remark}" if opened.remark else reason

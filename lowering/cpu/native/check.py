@@ -10,7 +10,7 @@ import math
 import numpy as np
 import numpy.typing as npt
 
-from vitc.lowering.cpu.native.match import Attention, Block, Norm, Trunk, Unsuitable
+from vitc.lowering.cpu.native.match import ACTIVATIONS, Attention, Block, Norm, Trunk, Unsuitable
 
 #: Sums of u8 x s8 stay within 32 bits: 255 * 128 * 65536 < 2^31. Attention sums over tokens.
 MOST_WIDTH = MOST_TOKENS = 1 << 16
@@ -80,6 +80,8 @@ def _check_numbers(block: Block) -> None:
         _check_width(block, k, 4)
         _check_width(block, n, 16)
         _check_rows(block, n, scale=block.scale, bias=block.bias)
+        if block.activation not in (None, *ACTIVATIONS.values()):
+            raise Unsuitable(f"{block.output!r} has the activation {block.activation!r}, for which there is no table")
         if block.residual is not None and block.step is not None:
             raise Unsuitable(f"{block.output!r} is quantized behind a residual")
     step = None if isinstance(block, Attention) else block.step

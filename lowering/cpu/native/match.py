@@ -19,7 +19,7 @@ Floats = npt.NDArray[np.float32]
 
 
 #: ONNX's names for the forms of Gelu, and tape.py's.
-_GELUS = {"none": "gelu", b"tanh": "gelu_tanh"}
+ACTIVATIONS = {"none": "gelu", "tanh": "gelu_tanh"}
 
 
 class Unsuitable(Exception):
@@ -279,7 +279,7 @@ class _Tail:
         """(activation, step) of a Gelu, if there is one, and the QuantizeLinear behind it."""
         gelu = self._next("Gelu")
         approximate = "none" if gelu is None else attributes(gelu).get("approximate", "none")
-        if approximate not in _GELUS:
+        if approximate not in ACTIVATIONS:
             return None, None
         quantize = self._matcher.sole_reader(gelu.output[0] if gelu is not None else self.at)
         if quantize is None or quantize.op_type != "QuantizeLinear" or (step := self._matcher.step(quantize)) is None:
@@ -287,7 +287,7 @@ class _Tail:
         if gelu is not None:
             self._take(gelu)
         self._take(quantize)
-        return None if gelu is None else _GELUS[approximate], step
+        return None if gelu is None else ACTIVATIONS[approximate], step
 
     def _next(self, op_type: str) -> onnx.NodeProto | None:
         node = self._matcher.sole_reader(self.at)

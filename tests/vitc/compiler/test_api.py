@@ -38,6 +38,21 @@ def test_numpy_in_numpy_out(model: torch.nn.Module) -> None:
     np.testing.assert_allclose(out, compiled(IMAGES[:2]).numpy())
 
 
+def test_inputs_that_a_call_refuses(model: torch.nn.Module) -> None:
+    compiled = vitc.compile(model, "cpu", example_inputs=IMAGES[:2])
+    spoilt = IMAGES[:3].clone()
+    spoilt[1, 0, 2, 3] = torch.nan
+    with pytest.raises(InputError, match=r"holds 1 NaN or infinite values, the first at \[1, 0, 2, 3\] of image 1"):
+        compiled(spoilt)
+    assert compiled.with_check_inputs("none")(spoilt)[1].isnan().any()
+    for odd in (IMAGES[:1].bfloat16(), IMAGES[:1].to("meta"), IMAGES[:1].to_sparse()):
+        with pytest.raises(InputError, match="can't be an array|is a sparse or quantized tensor"):
+            compiled(odd)
+    for options in ({"rounds": 0}, {"batch": 0}, {"batch": 200_000}, {"rounds": 1.5}):
+        with pytest.raises(InputError, match="a whole number from 1 on|compiled for a batch of 1 to 64"):
+            compiled.benchmark(**options)  # type: ignore[arg-type]
+
+
 def test_structure_comes_back() -> None:
     @dataclass
     class _Pair:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -169,20 +168,6 @@ def test_a_benchmark_without_golden_inputs(contents: BundleContents, tmp_path: P
         assert runner.benchmark(rounds=1, warmup=0).batch == 1
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"batch": 9}, "with batch from 1 to 4; got float32 [9, 5, 24]: batch is 9"),
-        ({"rounds": 0}, "rounds >= 1 and warmup >= 0, got rounds 0, warmup 5"),
-        ({"warmup": -1}, "rounds >= 1 and warmup >= 0, got rounds 50, warmup -1"),
-    ],
-)
-def test_benchmarks_that_make_no_sense(path: Path, options: dict[str, int], message: str) -> None:
-    with load(path, threads=1) as runner, pytest.raises(InputError) as caught:
-        runner.benchmark(**options)
-    assert message in str(caught.value)
-
-
 # -- command line
 
 
@@ -271,29 +256,80 @@ def test_the_script_says_what_the_plugin_needs(contents: BundleContents, tmp_pat
     assert "cmake" not in done.stderr
 
 
-def test_a_built_engine_s_record_is_checked(path: Path) -> None:
-    work = path.with_name("b.vitc.local")
-    work.mkdir()
-    (work / "engine.plan").write_bytes(b"plan")
-    (work / "engine.json").write_text("{}")
-    with pytest.raises(BuildError, match=r"engine\.json is damaged"):
-        load(path, "tensorrt")
-    record = {
-        "distribution": "tensorrt_rtx", "version": "0.0", "capability": None, "bundle": "abc", "plugin": None,
-        "batch": [1, 1, 4], "plan_sha256": "0", "layers": 3,
-    }  # fmt: skip
-    (work / "engine.json").write_text(json.dumps(record))
-    with pytest.raises(BuildError, match=r"was built from another bundle \(abc, this is [0-9a-f]{12}\)"):
-        load(path, "tensorrt")
-    record["bundle"] = hashlib.sha256((path / "manifest.json").read_bytes()).hexdigest()
-    (work / "engine.json").write_text(json.dumps(record))
-    with pytest.raises(BuildError, match=r"engine.plan is damaged: built as 0, it has [0-9a-f]{64}"):
-        load(path, "tensorrt")
-    record["plan_sha256"] = hashlib.sha256(b"plan").hexdigest()
-    (work / "engine.json").write_text(json.dumps(record))
-    pytest.importorskip("tensorrt_rtx")
-    with pytest.raises(BuildError, match=r"was built by tensorrt_rtx 0\.0, installed is [\d.]+; build it again"):
-        load(path, "tensorrt")
-    # And where nothing is asked for, the CPU serves, and says why.
-    with load(path, threads=1) as runner:
-        assert "no TensorRT engine here: the engine in" in runner.reason
+# -- odd inputs
+
+
+def bad_at(place: tuple[int, ...], value: float) -> np.ndarray:
+    array = np.zeros((3, 5, WIDTH), np.float32)
+    array[place] = value
+    return array
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_nan_and_infinite_values_are_named_with_their_image(path: Path, value: float) -> None:
+    with load(path, "onnxruntime", threads=1) as runner:
+        with pytest.raises(
+            InputError, match=r"'x' holds 1 NaN or infinite values, the first at \[2, 1, 7\] of image 2"
+        ):
+            runner(bad_at((2, 1, 7), value))
+        runner(bad_at((2, 1, 7), 3e38))  # its square is infinite, itself it is not
+    with load(path, "onnxruntime", threads=1, check_inputs="none") as runner:
+        assert not np.isfinite(runner(bad_at((2, 1, 7), value))[0]).all()
+    with pytest.raises(InputError, match="unknown value of check_inputs 'nan'; known: finite, none"):
+        load(path, check_inputs="nan")
+
+
+def test_tensors_of_every_kind(path: Path) -> None:
+    import torch
+
+    zeros = torch.zeros(2, 5, WIDTH)
+    with load(path, "onnxruntime", threads=1) as runner:
+        runner(zeros.clone().requires_grad_())
+        for odd, message in (
+            (zeros.bfloat16(), "'x' can't be an array: .*BFloat16"),
+            (zeros.to("meta"), "'x' can't be an array"),
+            (zeros.to_sparse(), "'x' is a sparse or quantized tensor"),
+            (torch.quantize_per_tensor(zeros, 0.1, 0, torch.qint8), "'x' is a sparse or quantized tensor"),
+            ([[1.0], [2.0, 3.0]], "'x' can't be an array"),
+            (object(), "'x' holds object; the model takes numbers or booleans"),
+            (zeros.numpy().astype(complex), "'x' holds complex128"),
+            ("text", "'x' holds <U4"),
+        ):
+            with pytest.raises(InputError, match=message):
+                runner(odd)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch": 200_000}, "takes batch 1 to 4, asked to time batch 200000"),
+        ({"batch": -1}, "takes batch 1 to 4, asked to time batch -1"),
+        ({"batch": 1.5}, "a batch is a whole number, got 1.5"),
+        ({"rounds": 0}, "needs rounds from 1 to 1000000, got 0"),
+        ({"rounds": 10**9}, "needs rounds from 1 to 1000000, got 1000000000"),
+        ({"warmup": -1}, "needs warmup from 0 to 1000000, got -1"),
+    ],
+)
+def test_benchmarks_that_are_refused(path: Path, options: dict[str, Any], message: str) -> None:
+    with load(path, "onnxruntime", threads=1) as runner, pytest.raises(InputError, match=message):
+        runner.benchmark(**options)
+
+
+def test_a_benchmark_allocates_nothing_before_it_knows_how_much(contents: BundleContents, tmp_path: Path) -> None:
+    wide = replace(contents, dims={"batch": Dim(1, 2**21)})
+    with (
+        load(write_bundle(tmp_path / "b", wide).path, "onnxruntime", threads=1) as runner,
+        pytest.raises(
+            InputError, match="inputs of batch 2000000 would have 960000000 bytes; a benchmark makes at most"
+        ),
+    ):
+        runner.benchmark(batch=2_000_000)
+
+
+def test_a_manifest_of_another_model(contents: BundleContents, tmp_path: Path) -> None:
+    x, y = golden(contents)
+    renamed = replace(contents, inputs=(replace(contents.inputs[0], name="z"),), golden=(Golden({"z": x}, {"y": y}),))
+    narrow = replace(contents, inputs=(replace(contents.inputs[0], shape=("batch", 5, 3)),), golden=())
+    for other, message in ((renamed, "the manifest has the inputs"), (narrow, "gives the input 'x' the shape")):
+        with pytest.raises(BundleError, match=message):
+            load(write_bundle(tmp_path / "b", other).path, "onnxruntime", threads=1)

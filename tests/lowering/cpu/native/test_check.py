@@ -53,6 +53,7 @@ def one_nan(size: int) -> np.ndarray:
         (UP, {"scale": FLOATS}, r"the scale of '.*' has the shape \[32\] where \[64\] is needed"),
         (UP, {"weight": np.ones((32, 65), np.int8)}, "has a width of 65; it takes multiples of 16 to 65536"),
         (UP, {"weight": np.ones((32, 64), np.int16)}, "is no INT8 matrix"),
+        (UP, {"activation": "relu"}, "has the activation 'relu', for which there is no table"),
         (OUT, {"step": 0.1}, "is quantized behind a residual"),
         (OUT, {"residual": TRUNK.blocks[DOWN].output}, "is read before it is made"),
         (DOWN, {"residual": TRUNK.blocks[UP].output}, "is INT8 of width 64, and '.*' needs FP32 of width 32 of it"),

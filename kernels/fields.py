@@ -42,6 +42,7 @@ class FieldSpec:
     choices: tuple[str, ...] = ()
     minimum: float | None = None
     maximum: float | None = None
+    default: FieldValue | None = None
 
     def check(self, value: object) -> FieldValue:
         """`value` in the field's own type. Raises `InputError` with the value and what is allowed."""
@@ -207,12 +208,13 @@ class AttentionFields:
     def from_attributes(cls, attributes: Mapping[str, object]) -> AttentionFields:
         """The fields in `attributes` (an ONNX node's, or a plugin's field collection).
 
-        plugin_namespace and plugin_version may be among them. Raises `InputError` for a missing or
-        unknown field.
+        plugin_namespace and plugin_version may be among them. A field with a default may be absent: nodes of 0.1 do not
+        have it. Raises `InputError` for a missing or unknown field.
         """
         spec = attention_spec()
         names = [field.name for field in spec.fields]
-        absent = [name for name in names if name not in attributes]
+        defaults = {field.name: field.default for field in spec.fields if field.default is not None}
+        absent = [name for name in names if name not in attributes and name not in defaults]
         if absent:
             raise InputError(
                 f"vitc::VitAttention lacks the fields {', '.join(absent)}; all of {', '.join(names)} must be written"
@@ -220,7 +222,7 @@ class AttentionFields:
         for name in attributes:
             if name not in ("plugin_namespace", "plugin_version"):
                 spec.field(name)
-        values: dict[str, Any] = {name: attributes[name] for name in names}
+        values: dict[str, Any] = {name: attributes[name] if name in attributes else defaults[name] for name in names}
         return cls(**values)
 
 

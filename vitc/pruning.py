@@ -90,8 +90,8 @@ def prune(
     loss: Loss | None = None,
     target: str | Path | Target = "cpu",
     ranking: str = "auto",
-    kinds: Sequence[str] = ("mlp", "heads"),
-    keep: Sequence[str] = (),
+    kinds: str | Sequence[str] = ("mlp", "heads"),
+    keep: str | Sequence[str] = (),
     steps: int = 1,
     train: Callable[[torch.nn.Module], Any] | None = None,
     example_inputs: Any = None,
@@ -123,7 +123,7 @@ def prune(
     if loss is not None and data is None:
         raise InputError("loss= is what criteria follow over data=batches of (inputs, labels), and there is no data")
     device = measured_here(load_target(target))
-    options = {"criterion": criterion, "ranking": ranking, "kinds": tuple(kinds), "keep": tuple(keep)}
+    options = {"criterion": criterion, "ranking": ranking, "kinds": _names(kinds), "keep": _names(keep)}
     step, given = prune_pass(budget, **options)
     program = canonical(capture(model, device, example_inputs, batch))
     program = with_samples(program, given.get("data", data), given.get("loss", loss))
@@ -135,6 +135,11 @@ def prune(
             train(program.module)
             program.module.eval()
     return _pruned(program)
+
+
+def _names(given: str | Sequence[str]) -> tuple[str, ...]:
+    """One name, or several."""
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def replay_pruning(
@@ -182,7 +187,7 @@ def prune_pass(budget: Budget, **options: Any) -> tuple[Prune, dict[str, Any]]:
     measures = [m for m in _MEASURES if m in budget]
     given = {k: v for k, v in budget.items() if k in _DATA}
     chosen = options | {
-        k: tuple(v) if isinstance(v, list) else v for k, v in budget.items() if k not in (*_MEASURES, *_DATA)
+        k: _names(v) if k in ("kinds", "keep") else v for k, v in budget.items() if k not in (*_MEASURES, *_DATA)
     }
     if "plan" in budget:
         beside = [key for key in budget if key not in ("plan", *_DATA)]

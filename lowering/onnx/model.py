@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -83,11 +84,11 @@ def lower(program: Program, name: str = "vitc") -> OnnxModel:
     for node in program.graph.nodes:
         if node.op == "placeholder":
             emitter.names[node] = node.name
-            inputs.append(TensorSpec(node.name, val(node).dtype, _dims(node)))
+            inputs.append(TensorSpec(node.name, val(node).dtype, _dims(node, program)))
         elif node.op == "call_function":
             emitter.emit(node)
         elif node.op == "output":
-            outputs = _outputs(emitter, node)
+            outputs = _outputs(emitter, node, program)
     read = {name for node in emitter.nodes for name in node.input}
     graph = helper.make_graph(
         emitter.nodes,
@@ -106,7 +107,7 @@ def lower(program: Program, name: str = "vitc") -> OnnxModel:
     return OnnxModel(proto, tuple(inputs), tuple(outputs), emitter.origins)
 
 
-def _outputs(emitter: Emitter, output: Node) -> list[TensorSpec]:
+def _outputs(emitter: Emitter, output: Node, program: Program) -> list[TensorSpec]:
     specs = []
     leaves: Any = output.args[0]
     names = output_names(leaves)
@@ -117,7 +118,7 @@ def _outputs(emitter: Emitter, output: Node) -> list[TensorSpec]:
         else:
             source = emitter.value(leaf)
         emitter.nodes.append(helper.make_node("Identity", [source], [name], name=emitter.unique(f"/output/{name}")))
-        specs.append(TensorSpec(name, val(leaf).dtype, _dims(leaf)))
+        specs.append(TensorSpec(name, val(leaf).dtype, _dims(leaf, program)))
     if not specs:
         raise LoweringError("the model returns no tensor")
     return specs
@@ -129,12 +130,16 @@ def output_names(leaves: Any) -> list[str]:
     return ["output"] if count == 1 else [f"output_{i}" for i in range(count)]
 
 
-def _dims(node: Node) -> tuple[int | str, ...]:
-    """Dynamic sizes by name: the batch itself is 'batch', what derives from it keeps its expression."""
-    names = []
+def _dims(node: Node, program: Program) -> tuple[int | str, ...]:
+    """Dynamic sizes by name: 'batch', or as the exported program calls them; what derives from them keeps its
+    expression."""
+    names: list[int | str] = []
     for size in shape_of(node):
-        text = str(size)
-        names.append(int(size) if isinstance(size, int) else "batch" if text.isidentifier() else f"dim({text})")
+        if isinstance(size, int):
+            names.append(size)
+            continue
+        text = re.sub(r"[A-Za-z_]\w*", lambda m: program.dims[m[0]].name if m[0] in program.dims else m[0], str(size))
+        names.append(text if text.isidentifier() else f"dim({text})")
     return tuple(names)
 
 

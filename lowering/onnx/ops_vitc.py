@@ -40,7 +40,7 @@ def _attention(e: Emitter, node: Node) -> str:
     signature = Signature(
         layout=call.layout,
         has_bias=call.bias is not None,
-        windows=call.bias is not None and shape_of(call.bias)[0] != 1,
+        windows=call.bias is not None and str(shape_of(call.bias)[0]) != "1",  # it may be an expression of the batch
         int8_in=fields.int8_in,
         out_type=val(node).dtype,
         bias_type=val(call.bias).dtype if call.bias is not None else None,

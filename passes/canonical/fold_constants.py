@@ -53,11 +53,7 @@ class FoldConstants(Pass):
             elif _foldable(node, values):
                 values[node] = _evaluate(node, values)
                 trainable |= {node} if trainable & set(node.all_input_nodes) else set()
-        for node in list(program.graph.nodes):
-            if node not in values or is_constant(node) or not is_tensor(node):
-                continue
-            if all(user in values for user in node.users) or self._too_large(node, values):
-                continue
+        for node in [n for n in program.graph.nodes if self._stays(n, values)]:
             name = ".".join(filter(None, (module_path(node), f"folded_{node.name}")))
             with rewriter.at(node):
                 folded = rewriter.parameter(
@@ -66,6 +62,12 @@ class FoldConstants(Pass):
             rewriter.replace(node, folded)
         rewriter.finish()
         return program
+
+    def _stays(self, node: Node, values: dict[Node, Any]) -> bool:
+        """Whether a value becomes a weight: something that is computed on inputs reads it."""
+        if node not in values or is_constant(node) or not is_tensor(node):
+            return False
+        return not all(user in values for user in node.users) and not self._too_large(node, values)
 
     def _too_large(self, node: Node, values: dict[Node, Any]) -> bool:
         size = values[node].numel() * values[node].element_size()

@@ -18,8 +18,9 @@ from vitc.passes.pruning.choose.costs import CostModel
 from vitc.passes.pruning.choose.ranking import Queue, Ranking, least_time, queues
 from vitc.passes.pruning.choose.selection import features_of
 from vitc.passes.pruning.cut.apply import apply_cuts, prepare
+from vitc.passes.pruning.cut.survivors import CannotCut, Survivors
 from vitc.passes.pruning.find.grouping import find_groups
-from vitc.passes.pruning.find.groups import Group, Groups, Kind
+from vitc.passes.pruning.find.groups import Group, Groups, Kind, path_of
 from vitc.passes.pruning.plan import Cost, Cut, PrunePlan, total
 from vitc.passes.pruning.replay import replay, structure_fingerprint
 from vitc.passes.pruning.score.criteria import COMPENSATION_NEEDS, Criterion, data_free, get_criterion
@@ -83,7 +84,19 @@ class Prune(Pass):
         scorers = _scorers(criterion, offered)
         facts = Facts(program, groups, _needs(scorers.values(), criterion))
         ranking = self._ranking(scorers.values())
-        cuts, before, after = self._choose(program, groups, offered, _scores(offered, scorers, facts), model, ranking)
+        scores = _scores(offered, scorers, facts)
+        unfit: list[Cut] = []
+        while True:
+            cuts, before, after = self._choose(program, groups, offered, scores, model, ranking)
+            refusal = _refusal(program, groups, cuts)
+            if refusal is None:
+                break
+            alone = [g for g in offered if any(path_of(n) in refusal.layers for n in g.sources)]
+            offered = [g for g in offered if g not in alone]
+            if not alone or not offered:
+                raise refusal
+            unfit += [Cut(g.name, g.kind, len(g), (), None, str(refusal).partition(";")[0]) for g in alone]
+        cuts = [*cuts, *unfit]
         program = program.note(_summary(criterion, ranking, cuts, before, after))
         if model.untimed:
             program = program.note(f"no cut was checked to make anything faster: {model.untimed}")
@@ -213,6 +226,17 @@ class Prune(Pass):
             f"prune: {self.ratio:.0%} of {self.of} is out of reach; at most {most:.1%} can go with"
             f" kinds={list(self.kinds)}, floor={self.floor:g} and keep={list(self.keep)}{refused}"
         )
+
+
+def _refusal(program: Program, groups: Groups, cuts: list[Cut]) -> CannotCut | None:
+    """Why the graph cannot go on with what these cuts leave; None if it can."""
+    survivors = Survivors(groups.flow, features_of(groups, {c.name: list(c.removed) for c in cuts if c.removed})[0])
+    try:
+        for node in program.graph.nodes:
+            survivors.loses(node)
+    except CannotCut as refusal:
+        return refusal
+    return None
 
 
 def _scorers(criterion: Criterion, groups: list[Group]) -> dict[str, Criterion]:

@@ -30,16 +30,21 @@ def calibration_stream(data: Any, program: Program, resume: str | Path | None = 
     A path is a folder of images, preprocessed as the model's config says, or an .npy file of preprocessed inputs.
     Raises CalibrationError for a path that is neither, and for images without a known preprocessing.
     """
-    shapes = tuple(tuple(t.shape[1:]) for t in program.example_inputs)
+    inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
+    known: dict[str, Any] = {
+        "shapes": tuple(tuple(t.shape[1:]) for t in program.example_inputs),
+        "names": tuple(n.name for n in inputs),
+        "dtypes": tuple(t.dtype for t in program.example_inputs),
+    }
     fixed = None if program.batch is not None else program.example_inputs[0].shape[0]
     journal = None if resume is None else CalibrationJournal(resume)
     if not isinstance(data, (str, Path)):
-        return CalibrationStream(data, shapes, fixed=fixed, journal=journal)
+        return CalibrationStream(data, fixed=fixed, journal=journal, **known)
     check_source(data)
     path = Path(data)
     if not path.is_dir():
         try:
-            return CalibrationStream(read_npy(path), shapes, fixed=fixed, journal=journal)
+            return CalibrationStream(read_npy(path), fixed=fixed, journal=journal, **known)
         except (OSError, ValueError) as error:
             raise CalibrationError(
                 f"{path} is no readable .npy file ({error}); save one with numpy.save(path, images)"
@@ -49,4 +54,4 @@ def calibration_stream(data: Any, program: Program, resume: str | Path | None = 
             f"the model's config does not say how the images in {str(path)!r} are to be preprocessed; pass "
             "calibration=vitc.ImageFolder(folder, vitc.Preprocessing(size, mean, std)), or preprocessed arrays"
         )
-    return CalibrationStream(ImageFolder(path, program.preprocessing), shapes, fixed=fixed, journal=journal)
+    return CalibrationStream(ImageFolder(path, program.preprocessing), fixed=fixed, journal=journal, **known)

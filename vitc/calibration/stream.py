@@ -19,7 +19,8 @@ class CalibrationStream:
 
     `batches`: a tensor or array of images (cut into batches of `batch_size`), or an iterable of tensors, arrays, or
     tuples and dicts of them (a DataLoader's (image, label) pair counts as the image).
-    `shapes`: the model's inputs without the batch dimension.
+    `shapes`: the model's inputs without the batch dimension. `names` and `dtypes`: theirs, where they are known: a
+        dict's tensors are taken by name, what else it holds are labels, and integers go where the model takes them.
     `fixed`: the only batch size that the model takes, if there is one. Batches are cut to it as they are read; the last
     one is filled up with the first images.
     `journal`: where what calibration finds is kept, so that a killed one goes on.
@@ -32,6 +33,8 @@ class CalibrationStream:
     batch_size: int = 4
     fixed: int | None = None
     journal: CalibrationJournal | None = None
+    names: tuple[str, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = ()
     _readings: list[int] = field(default_factory=list, init=False, repr=False, compare=False)
 
     @property
@@ -60,22 +63,21 @@ class CalibrationStream:
     def _checked(self) -> Iterator[tuple[tuple[torch.Tensor, ...], Any]]:
         self._readings.append(1)
         count = 0
-        first: torch.Tensor | None = None
+        first: list[torch.Tensor] = []
         varies = False
         for i, raw in enumerate(_named_errors(self._raw())):
             inputs = self._inputs(raw, i)
             for tensor in inputs:
                 _check_finite(tensor, i)
-            if first is None:
-                first = inputs[0].flatten()[0]
-            varies = varies or bool((inputs[0] != first).any())
+            first = first or [tensor.flatten()[0] for tensor in inputs]
+            varies = varies or any(bool((t != f).any()) for t, f in zip(inputs, first, strict=True))
             count += 1
-            yield inputs, _labels(raw, len(self.shapes))
+            yield inputs, self._labels(raw)
         if count == 0:
             raise CalibrationError("the calibration stream is empty; pass at least one batch of representative images")
         if not varies:
             raise CalibrationError(
-                f"all {count} calibration batches hold the one value {float(first):g}; pass real images"  # type: ignore[arg-type]
+                f"all {count} calibration batches hold the one value {float(first[0]):g}; pass real images"
             )
 
     def _raw(self) -> Iterable[Any]:
@@ -89,18 +91,19 @@ class CalibrationStream:
 
     def _inputs(self, raw: Any, index: int) -> tuple[torch.Tensor, ...]:
         if isinstance(raw, Mapping):
-            raw = tuple(raw.values())
+            raw = self._by_name(raw, index)
         items = list(raw)[: len(self.shapes)] if isinstance(raw, (tuple, list)) else [raw]
         if len(items) < len(self.shapes):
             raise CalibrationError(
                 f"calibration batch {index} has {len(items)} inputs, the model takes {len(self.shapes)}"
             )
         tensors = []
-        for item, shape in zip(items, self.shapes, strict=True):
+        dtypes = self.dtypes or (torch.float32,) * len(self.shapes)
+        for item, shape, dtype in zip(items, self.shapes, dtypes, strict=True):
             if not isinstance(item, (torch.Tensor, np.ndarray)):
                 raise CalibrationError(f"calibration batch {index} is a {type(item).__name__}, not a tensor or array")
             tensor = torch.as_tensor(item)
-            if tuple(tensor.shape) == shape:
+            if tuple(tensor.shape) == shape and shape:
                 raise CalibrationError(
                     f"calibration batch {index} is one image of shape {list(shape)}; add the batch dimension with"
                     " image[None]"
@@ -110,13 +113,37 @@ class CalibrationStream:
                     f"calibration batch {index} has shape {list(tensor.shape)}, the model takes [batch, "
                     f"{', '.join(map(str, shape))}]; resize the images, and convert greyscale to RGB"
                 )
-            if not tensor.is_floating_point():
-                raise CalibrationError(
-                    f"calibration batch {index} has dtype {tensor.dtype}; normalize the images as for inference, to"
-                    " float32"
+            if tensor.is_floating_point() != dtype.is_floating_point:
+                wanted = str(dtype).removeprefix("torch.")
+                remedy = (
+                    f"normalize the images as for inference, to {wanted}" if dtype.is_floating_point else "give these"
                 )
-            tensors.append(tensor.to(torch.float32))
+                raise CalibrationError(
+                    f"calibration batch {index} has dtype {tensor.dtype}, the model takes {wanted}; {remedy}"
+                )
+            tensors.append(tensor.to(dtype))
         return tuple(tensors)
+
+    def _by_name(self, raw: Mapping[Any, Any], index: int) -> tuple[Any, ...]:
+        """The model's inputs out of a dict, in the model's order."""
+        if not self.names:
+            return tuple(raw.values())
+        missing = [name for name in self.names if name not in raw]
+        if missing:
+            raise CalibrationError(
+                f"calibration batch {index} is a dict of {', '.join(map(str, raw))}, without {', '.join(missing)}; the "
+                f"model's inputs are called {', '.join(self.names)}"
+            )
+        return tuple(raw[name] for name in self.names)
+
+    def _labels(self, raw: Any) -> Any:
+        """What stands in a batch behind the inputs, or beside them in a dict."""
+        if isinstance(raw, Mapping):
+            names = self.names or tuple(raw)[: len(self.shapes)]
+            others = [value for name, value in raw.items() if name not in names]
+            return others[0] if others else None
+        items = list(raw) if isinstance(raw, (tuple, list)) else []
+        return items[len(self.shapes)] if len(items) > len(self.shapes) else None
 
 
 def _recut(batches: Iterable[tuple[torch.Tensor, ...]], size: int) -> Iterator[tuple[torch.Tensor, ...]]:
@@ -133,11 +160,6 @@ def _recut(batches: Iterable[tuple[torch.Tensor, ...]], size: int) -> Iterator[t
     if missing:
         rounds = -(-missing // first[0].shape[0])
         yield tuple(torch.cat([t, *[f] * rounds])[:size] for t, f in zip(left, first, strict=True))
-
-
-def _labels(raw: Any, inputs: int) -> Any:
-    items = list(raw.values()) if isinstance(raw, Mapping) else list(raw) if isinstance(raw, (tuple, list)) else []
-    return items[inputs] if len(items) > inputs else None
 
 
 class _Replayable:

@@ -127,7 +127,6 @@ class CompiledModel:
             return write_bundle(path, self._contents(model, external), form)  # type: ignore[arg-type]
 
     def _contents(self, model: Path, external: dict[str, Path]) -> BundleContents:
-        batch = self.program.batch
         target = self.program.target
         versions = None
         if target.tensorrt_min is not None and target.tensorrt_max is not None:
@@ -140,7 +139,7 @@ class CompiledModel:
             inputs=tuple(_info(s, self.program.preprocessing) for s in self.onnx.inputs),
             outputs=tuple(_info(s) for s in self.onnx.outputs),
             structure=json_tree(self.program),
-            dims={"batch": Dim(batch.min, batch.max)} if batch is not None else {},
+            dims={dim.name: Dim(dim.range.min, dim.range.max) for dim in self.program.dims.values()},
             external_data=external,
             tensorrt=versions,
             tolerance=_TOLERANCE[precision],
@@ -192,12 +191,12 @@ def _checked(spec: TensorSpec, value: Any, batch: BatchRange | None) -> np.ndarr
     )
     if not fits:
         raise InputError(f"input {spec.name!r} has shape {list(array.shape)}, the model takes {shape}")
-    if batch is not None and spec.shape[0] == "batch" and not batch.min <= array.shape[0] <= batch.max:
+    if batch is not None and spec.shape[:1] == ("batch",) and not batch.min <= array.shape[0] <= batch.max:
         raise InputError(
             f"input {spec.name!r} has batch size {array.shape[0]}, compiled for {batch.min} to {batch.max}; "
             "compile with batch=vitc.BatchRange(min, max) for another range"
         )
-    return np.ascontiguousarray(array)
+    return np.asarray(array, order="C")  # ascontiguousarray makes a row of a scalar
 
 
 def _resized(tensor: torch.Tensor, batch: int) -> torch.Tensor:

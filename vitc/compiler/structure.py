@@ -60,11 +60,20 @@ def _tree(value: Any) -> dict[str, Any]:
 def bind(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """Call arguments → tensors by input name. Raises InputError naming what is missing or unknown."""
     names = [n.name for n in program.graph.nodes if n.op == "placeholder"]
-    flat = [t for t in pytree.tree_leaves(args) if t is not None]
+    flat = [t for t in pytree.tree_leaves(args) if t is not None and not (program.fixed_inputs and _is_flag(t))]
     if len(flat) > len(names):
         raise InputError(f"the model takes {len(names)} inputs ({', '.join(names)}), got {len(flat)}")
     bound = dict(zip(names, flat, strict=False))
     for name, value in kwargs.items():
+        if name in program.fixed_inputs:
+            if value != program.fixed_inputs[name]:
+                raise InputError(
+                    f"{name}={value!r} was {program.fixed_inputs[name]!r} when the model was captured, and is fixed; "
+                    "compile again with the other value in example_inputs"
+                )
+            continue
+        if value is None:
+            continue
         if name not in names:
             raise InputError(f"unknown input {name!r}; the model takes: {', '.join(names)}")
         if name in bound:
@@ -74,3 +83,8 @@ def bind(program: Program, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dic
     if missing:
         raise InputError(f"missing inputs: {', '.join(missing)}; the model takes: {', '.join(names)}")
     return bound
+
+
+def _is_flag(value: Any) -> bool:
+    """What is no tensor, and so was fixed when the model was captured."""
+    return isinstance(value, (bool, int, float, str))

@@ -17,16 +17,23 @@ def infer_example_inputs(model: torch.nn.Module) -> torch.Tensor | dict[str, tor
 
     Raises InputError, with the remedy, for a model without a config that says its image size.
     """
+    dtype = next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
     size = _timm(model) or _torchvision(model)
     if size is not None:
-        return _noise(size)
+        return _noise((_channels(model, size[0]), *size[1:])).to(dtype)
     config = getattr(model, "config", None)
     if config is not None:
-        return _transformers(model, config)
+        return {name: t.to(dtype) for name, t in _transformers(model, config).items()}
     raise InputError(
         f"{type(model).__name__} has no config that tells its input size; "
         "pass example_inputs=torch.randn(2, 3, 224, 224), or a tuple or dict of what forward takes"
     )
+
+
+def _channels(model: torch.nn.Module, told: int) -> int:
+    """What the first convolution takes: in_chans= overrides the pretrained config."""
+    first = next((m for m in model.modules() if isinstance(m, torch.nn.Conv2d)), None)
+    return told if first is None else first.in_channels
 
 
 def _noise(size: tuple[int, ...]) -> torch.Tensor:
@@ -56,8 +63,8 @@ def _transformers(model: torch.nn.Module, config: Any) -> dict[str, torch.Tensor
     name = getattr(model, "main_input_name", "pixel_values")
     if size is None or name != "pixel_values":
         raise InputError(
-            f"the config of {type(model).__name__} has no image_size; "
-            "pass example_inputs={'pixel_values': torch.randn(2, 3, H, W)}"
+            f"the config of {type(model).__name__} does not tell the shape of its input {name!r}; pass "
+            f"example_inputs={{{name!r}: …}} with tensors as its forward takes them"
         )
     height, width = (size, size) if isinstance(size, int) else tuple(size)
     shape = (getattr(vision, "num_channels", 3), height, width)

@@ -30,6 +30,14 @@ class BatchRange:
 
 
 @dataclass(frozen=True)
+class DynamicDim:
+    """What a size that is not fixed is called outside of the graph, and its range."""
+
+    name: str
+    range: BatchRange
+
+
+@dataclass(frozen=True)
 class JournalEntry:
     """What one pass did.
 
@@ -65,6 +73,8 @@ class Program:
     target:         what it is compiled for.
     example_inputs: the flat example tensors, batch at least 2.
     batch:          the batch sizes it serves; None: the example's only.
+    fixed_inputs:   arguments of forward that are no tensors, with the values they were captured with.
+    dims:           the graph's dynamic sizes by their symbols.
     preprocessing:  from a picture to the input, where it is known.
     task:           what the outputs mean, where it is known.
     calibration:    the user's images, for passes that look at them.
@@ -80,6 +90,8 @@ class Program:
     target: Target
     example_inputs: tuple[torch.Tensor, ...]
     batch: BatchRange | None = None
+    fixed_inputs: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    dims: Mapping[str, DynamicDim] = field(default_factory=lambda: MappingProxyType({}))
     preprocessing: Preprocessing | None = None
     task: Task | None = None
     calibration: CalibrationStream | None = None

@@ -18,7 +18,8 @@ from vitc.graph.printer import op_name
 from vitc.graph.program import Program
 
 _FLOATS = frozenset({torch.float32, torch.float16, torch.float64, torch.bfloat16})
-_INTS = frozenset({torch.int64, torch.int32, torch.bool, torch.uint8})
+_INTS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.bool, torch.uint8})
+_COMPLEX = frozenset({torch.complex64, torch.complex128})
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,11 @@ _NOT_TILED = _NOT_CANONICAL | {"aten.scaled_dot_product_attention": "must be vit
 STAGES: Mapping[str, StageSpec] = {
     spec.name: spec
     for spec in (
-        StageSpec("captured", {}, _FLOATS | _INTS),
+        StageSpec("captured", {}, _FLOATS | _INTS | _COMPLEX),
         StageSpec("canonical", _NOT_CANONICAL, _FLOATS | _INTS),
         StageSpec("pruned", _NOT_CANONICAL, _FLOATS | _INTS),
         StageSpec("tiled", _NOT_TILED, _FLOATS | _INTS),
-        StageSpec("quantized", _NOT_TILED, _FLOATS | _INTS | {torch.int8}),
+        StageSpec("quantized", _NOT_TILED, _FLOATS | _INTS),
     )
 }
 STAGE_ORDER = tuple(STAGES)

@@ -17,6 +17,7 @@ from vitc.cost.count import costed_nodes
 from vitc.errors import TargetError
 from vitc.graph.nodes import is_constant, module_path
 from vitc.graph.program import Program
+from vitc.passes.pruning.find.blocks import features_by_block
 from vitc.passes.pruning.find.flow import Flow
 from vitc.passes.pruning.find.layers import LAYERS, is_depthwise
 from vitc.passes.pruning.find.tags import NOBODY, core
@@ -35,6 +36,7 @@ class CostModel:
         self._itemsize = 2 if self.target.default_precision == "fp16" else 4
         self._shares = _Shares(flow, program.graph.nodes)
         self._weights = _weights(program)
+        self._inside = features_by_block(program, flow)
         self.untimed: str | None = None
         try:
             predict([record for _, record in self.nodes], self.target)
@@ -47,24 +49,38 @@ class CostModel:
 
     def blocks(self, removed: torch.Tensor) -> dict[str, Cost]:
         """The same by block of the model."""
+        gone, removed = self._without_blocks(removed)
         share = self._shares.of(removed)
-        records = [self._record(node, record, share) for node, record in self.nodes]
+        records = [self._record(n, record, share) for n, record in self.nodes if block_of(record.module) not in gone]
         ms = {} if self.untimed else {b.name: b.ms for b in predict(records, self.target).blocks}
         params: dict[str, float] = {}
         for size, user, is_matrix in self._weights:
             name = block_of(module_path(user))
+            if name in gone:
+                continue
             kept = share.get(user, 1.0) * (share.get(("columns", user), 1.0) if is_matrix else 1.0)
             params[name] = params.get(name, 0.0) + size * kept
         work: dict[str, float] = {}
         for record in records:
             name = block_of(record.module)
             work[name] = work.get(name, 0.0) + record.flops
-        names = dict.fromkeys([*work, *params])
+        names = dict.fromkeys([*work, *params, *gone])
         untouched = None if self.untimed else 0.0
         return {
             n: Cost(params.get(n, 0.0), params.get(n, 0.0) * self._itemsize, work.get(n, 0.0), ms.get(n, untouched))
             for n in names
         }
+
+    def _without_blocks(self, removed: torch.Tensor) -> tuple[set[str], torch.Tensor]:
+        """The blocks all of whose features go, and what else goes. Nothing behind such a block becomes narrower: the
+        residual stream passes by."""
+        gone = {path for path, features in self._inside.items() if bool(removed[features].all())}
+        if not gone:
+            return gone, removed
+        others = removed.clone()
+        for path in gone:
+            others[self._inside[path]] = False
+        return gone, others
 
     def _record(self, node: Node, record: OpCost, share: dict[object, float]) -> OpCost:
         out, inner = share.get(node, 1.0), share.get(("columns", node), 1.0)

@@ -15,6 +15,14 @@ from vitc.passes.pruning.find.tags import NOBODY, core
 Masks = tuple[torch.Tensor | None, ...]
 
 
+class CannotCut(PassError):
+    """What stays of a node's operands is nothing that it can take. `layers` make the features it is about."""
+
+    def __init__(self, message: str, layers: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.layers = layers
+
+
 class Survivors:
     """What stays of the results in a flow without the features marked in `removed` [features]."""
 
@@ -31,13 +39,13 @@ class Survivors:
         """Whether any result of a node loses entries."""
         return any(mask is not None for masks in self._results(node) for mask in masks)
 
-    def refusal(self, node: Node, why: str) -> PassError:
+    def refusal(self, node: Node, why: str) -> CannotCut:
         """The error for a node that cannot go on with what stays, with the layers whose features it is about."""
         tags = self._tags(node)
         features = torch.cat([core(t).flatten() for t in tags]).unique().long()
         makers = self._flow.made_by[features[features != NOBODY]].unique().tolist()
         layers = list(dict.fromkeys(path_of(self._flow.sources[i].node) for i in makers))
-        return PassError(f"{where(node)} {why}; keep={layers} leaves its features alone")
+        return CannotCut(f"{where(node)} {why}; keep={layers} leaves its features alone", tuple(layers))
 
     def _results(self, node: Node) -> tuple[Masks, ...]:
         if node not in self._found:

@@ -49,11 +49,7 @@ def find_blocks(program: Program) -> list[Block]:
 def block_groups(program: Program, flow: Flow) -> list[Group]:
     """Groups of kind 'blocks': one unit is a block, its features all that are made inside of it. Blocks with other
     numbers of features are in other groups."""
-    inside: dict[str, list[Source]] = {b.path: [] for b in find_blocks(program)}
-    for source in flow.sources:
-        path = block_of(module_path(source.node))
-        if path in inside:
-            inside[path].append(source)
+    inside = _sources_by_block(program, flow)
     by_size: dict[int, list[str]] = {}
     for path, sources in inside.items():
         by_size.setdefault(sum(s.width for s in sources), []).append(path)
@@ -73,14 +69,37 @@ def block_groups(program: Program, flow: Flow) -> list[Group]:
     ]
 
 
+def features_by_block(program: Program, flow: Flow) -> dict[str, torch.Tensor]:
+    """The numbers of the features that are made inside of each block."""
+    return {
+        path: torch.cat([torch.arange(s.first, s.first + s.width) for s in sources])
+        for path, sources in _sources_by_block(program, flow).items()
+        if sources
+    }
+
+
+def _sources_by_block(program: Program, flow: Flow) -> dict[str, list[Source]]:
+    inside: dict[str, list[Source]] = {b.path: [] for b in find_blocks(program)}
+    for source in flow.sources:
+        path = block_of(module_path(source.node))
+        if path in inside:
+            inside[path].append(source)
+    return inside
+
+
 def bypass(program: Program, group: Group, flow: Flow, units: Collection[int]) -> None:
     """Takes the blocks that are the given units of a group out of the program, in place."""
     rewriter = Rewriter(program.module, "prune")
     by_path = {b.path: b for b in find_blocks(program)}
+    standing: dict[Node, Node] = {}  # the result of a block that is gone → what stands for it
     for unit in units:
         first = int(group.units[unit][0])
         block = by_path[block_of(module_path(flow.sources[int(flow.made_by[first])].node))]
-        block.result.replace_all_uses_with(block.entry)
+        entry = block.entry
+        while entry in standing:  # its neighbour before has gone already
+            entry = standing[entry]
+        block.result.replace_all_uses_with(entry)
+        standing[block.result] = entry
     rewriter.finish()
 
 

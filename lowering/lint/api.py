@@ -10,11 +10,14 @@ import onnx
 from vitc.errors import InputError
 from vitc.lowering.gate import admit
 from vitc.lowering.lint import attention, elementwise, gemm
-from vitc.lowering.lint.graph import LARGE, LintGraph, without_weights
+from vitc.lowering.lint.graph import LARGE, LintGraph, flattened, without_weights
 from vitc.lowering.lint.report import LintReport, Verdict
 from vitc.lowering.lint.rules import Engine, engine_for, engine_named, rules
 from vitc.targets import Target
 from vitc.targets import load as load_target
+
+#: Domains of operators whose engines are told apart by the other rules.
+STANDARD = ("", "ai.onnx", "vitc")
 
 
 def lint(
@@ -64,6 +67,12 @@ def _found(graph: LintGraph, engine: Engine) -> Iterator[tuple[str, list[onnx.No
             yield gemm.convolution_rule(graph, node), [node]
         elif node.op_type in gemm.INTEGER_OPS:
             yield "integer-operator", [node]
+        elif node.op_type == "Attention" and not node.domain:
+            yield "attention-operator", [node]
+        elif node.op_type == "GridSample":
+            yield "grid-sample", [node]
+        elif node.domain not in STANDARD:
+            yield "foreign-operator", [node]
     for rule, node in elementwise.findings(graph, frozenset(inside)):
         yield rule, [node]
 
@@ -73,10 +82,10 @@ def _load(model: str | Path | bytes | onnx.ModelProto) -> tuple[str, onnx.ModelP
     if isinstance(model, onnx.ModelProto):
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        return "the model", without_weights(admit(copy, InputError, largest=LARGE))
+        return "the model", without_weights(flattened(admit(copy, InputError, largest=LARGE)))
     if isinstance(model, bytes):
-        return "the model", without_weights(admit(model, InputError, largest=LARGE))
+        return "the model", without_weights(flattened(admit(model, InputError, largest=LARGE)))
     path = Path(model)
     if not path.is_file():
         raise InputError(f"there is no ONNX file {str(model)!r}; export one, or name the model.onnx of a bundle")
-    return path.name, without_weights(admit(path, InputError, largest=LARGE))
+    return path.name, without_weights(flattened(admit(path, InputError, largest=LARGE)))

@@ -63,7 +63,8 @@ def spelled_rule(graph: LintGraph, attention: Attention) -> str:
     scores = [operand(graph, name) is not None for name in attention.scores.input[:2]]
     mix = [operand(graph, name) is not None for name in attention.mix.input[:2]]
     if not all(scores) and not all(mix):
-        return "attention-half" if graph.dtype(attention.mix.output[0]) == "float16" else "attention-float"
+        dtype = graph.dtype(attention.mix.output[0])
+        return {"float16": "attention-half", "bfloat16": "attention-bfloat16"}.get(dtype, "attention-float")
     if attention.scores_quantized:
         return "attention-scores-quantized"
     leaves_as_int8 = [n.op_type for n in graph.readers_past(attention.mix.output[0])] == ["QuantizeLinear"]

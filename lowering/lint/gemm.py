@@ -28,7 +28,7 @@ def product_rule(graph: LintGraph, node: onnx.NodeProto) -> str:
     """The rule of a MatMul or Gemm, of two activations or with a weight."""
     left, right = operand(graph, node.input[0]), operand(graph, node.input[1])
     if left is None and right is None:
-        return "gemm-float16" if graph.dtype(node.output[0]) == "float16" else "gemm-float32"
+        return {"float16": "gemm-float16", "bfloat16": "gemm-bfloat16"}.get(graph.dtype(node.output[0]), "gemm-float32")
     if left is None or right is None:
         return "gemm-weight-only" if (left or right).weight else "gemm-activation-only"  # type: ignore[union-attr]
     if left.asymmetric or right.asymmetric:

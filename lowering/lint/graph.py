@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
+import onnx.inliner
 from onnx import TensorProto, helper
 
 from vitc.lowering.cpu.graph import GraphIndex
@@ -115,6 +116,28 @@ def scale_of(attributes: dict[str, Any], name: str) -> float:
     """A scale of vitc::VitAttention; 0, which is floating point, where there is none."""
     value = attributes.get(name)
     return value if isinstance(value, float) else 0.0
+
+
+def flattened(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, changed in place, as one graph: calls of local functions (but vitc's own, which engines know by name)
+    written out, and the nodes of the bodies of If, Loop and Scan beside those that hold them. ONNX forbids a name to
+    stand for two tensors in nested bodies, so nothing is mixed up."""
+    if any((f.domain, f.name) != ("vitc", "VitAttention") for f in proto.functions):
+        proto = onnx.inliner.inline_selected_functions(proto, [("vitc", "VitAttention")], exclude=True)
+    bodies = list(_bodies(proto.graph))
+    for body in bodies:
+        proto.graph.node.extend(body.node)
+        proto.graph.initializer.extend(body.initializer)
+        proto.graph.value_info.extend((*body.value_info, *body.input, *body.output))
+    return proto
+
+
+def _bodies(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+                yield body
+                yield from _bodies(body)
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:

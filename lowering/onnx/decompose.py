@@ -47,8 +47,19 @@ def decomposition(node: Node, kept: Collection[Any]) -> tuple[GraphModule, list[
         return None
     if any(n.target is target for n in traced.graph.nodes):
         return None
+    _without_writes(traced)
     for inner in traced.graph.nodes:
         for key in ("nn_module_stack", "stack_trace"):
             if key in node.meta:
                 inner.meta[key] = node.meta[key]
     return traced, inputs
+
+
+def _without_writes(traced: GraphModule) -> None:
+    """A write into a tensor, which some decompositions end with, becomes a new tensor that all later nodes read."""
+    order = {node: i for i, node in enumerate(traced.graph.nodes)}
+    for node in list(traced.graph.nodes):
+        if node.target is torch.ops.aten.copy_.default:
+            written = node.args[0]
+            node.target = torch.ops.aten.copy.default
+            written.replace_all_uses_with(node, delete_user_cb=lambda user, at=order[node]: order[user] > at)

@@ -230,7 +230,7 @@ class Prune(Pass):
 
 def _refusal(program: Program, groups: Groups, cuts: list[Cut]) -> CannotCut | None:
     """Why the graph cannot go on with what these cuts leave; None if it can."""
-    survivors = Survivors(groups.flow, features_of(groups, {c.name: list(c.removed) for c in cuts if c.removed})[0])
+    survivors = Survivors(groups.flow, features_of(groups, {c.group: list(c.removed) for c in cuts if c.removed})[0])
     try:
         for node in program.graph.nodes:
             survivors.loses(node)

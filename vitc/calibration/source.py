@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from vitc.calibration.journal import CalibrationJournal
 from vitc.calibration.preprocessing import ImageFolder
 from vitc.calibration.stream import CalibrationStream
@@ -30,6 +32,11 @@ def calibration_stream(data: Any, program: Program, resume: str | Path | None = 
     A path is a folder of images, preprocessed as the model's config says, or an .npy file of preprocessed inputs.
     Raises CalibrationError for a path that is neither, and for images without a known preprocessing.
     """
+    if any(p.dtype == torch.float16 for p in program.module.parameters()):
+        raise CalibrationError(
+            "the model is in float16, and what calibration data tells is computed in float32; call model.float() (on a "
+            "GPU target what is not INT8 becomes float16 again)"
+        )
     inputs = [n for n in program.graph.nodes if n.op == "placeholder"]
     known: dict[str, Any] = {
         "shapes": tuple(tuple(t.shape[1:]) for t in program.example_inputs),

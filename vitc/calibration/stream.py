@@ -115,12 +115,10 @@ class CalibrationStream:
                 )
             if tensor.is_floating_point() != dtype.is_floating_point:
                 wanted = str(dtype).removeprefix("torch.")
-                remedy = (
-                    f"normalize the images as for inference, to {wanted}" if dtype.is_floating_point else "give these"
-                )
-                raise CalibrationError(
-                    f"calibration batch {index} has dtype {tensor.dtype}, the model takes {wanted}; {remedy}"
-                )
+                remedy = f"normalize the images as for inference, to {wanted}"
+                if not dtype.is_floating_point:
+                    remedy = f"the model takes {wanted} here"
+                raise CalibrationError(f"calibration batch {index} has dtype {tensor.dtype}; {remedy}")
             tensors.append(tensor.to(dtype))
         return tuple(tensors)
 

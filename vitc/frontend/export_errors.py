@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vitc.graph.program import BatchRange
 
+_VITC = f"{Path(__file__).parents[1]}/"
 _DATA = ("data-dependent", "GuardOnDataDependent", "unbacked")
 _SIZES = ("Constraints violated", "ConstraintViolation", "specializ", "marked as dynamic", "dynamic_shapes")
 
@@ -50,7 +52,7 @@ def _place(error: Exception) -> str:
         code = trace.tb_frame.f_code
         places.append((code.co_filename, str(trace.tb_lineno), code.co_name))
         trace = trace.tb_next
-    own = [p for p in places if "/torch/" not in p[0] and "/vitc/" not in p[0] and not p[0].startswith("<")]
+    own = [p for p in places if "/torch/" not in p[0] and not p[0].startswith(("<", _VITC))]
     return f" at {own[-1][0]}:{own[-1][1]} in {own[-1][2]}" if own else ""
 
 

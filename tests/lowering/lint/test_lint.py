@@ -5,12 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import foreign_vit as f
 import numpy as np
 import onnx
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 import vitc
 from vitc.errors import InputError
@@ -226,3 +227,56 @@ def test_what_is_no_model(tmp_path: Path) -> None:
         lint(tmp_path / "text.onnx")
     with pytest.raises(InputError, match="it has no nodes"):
         lint(b"")
+
+
+def _model(nodes: list[onnx.NodeProto], dtype: int, opsets: dict[str, int], **more: Any) -> onnx.ModelProto:
+    ports = [helper.make_tensor_value_info(name, dtype, [2, 64]) for name in ("x", "y")]
+    weight = helper.make_tensor(
+        "w", dtype, [64, 64], bytes(64 * 64 * (4 if dtype == TensorProto.FLOAT else 2)), raw=True
+    )
+    graph = helper.make_graph(nodes, "g", ports[:1], ports[1:], [weight])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid(d, v) for d, v in opsets.items()], **more)
+
+
+def _rules_of(model: onnx.ModelProto, engine: str = "tensorrt 10.3") -> list[str]:
+    return [verdict.rule.id for verdict in lint(model, "orin", engine=engine).verdicts]
+
+
+def test_what_stands_in_a_local_function_is_read() -> None:
+    body = [helper.make_node("MatMul", ["a", "b"], ["c"])]
+    block = helper.make_function("pkg", "Block", ["a", "b"], ["c"], body, [helper.make_opsetid("", 17)])
+    call = helper.make_node("Block", ["x", "w"], ["y"], domain="pkg")
+    assert _rules_of(_model([call], TensorProto.FLOAT, {"": 17, "pkg": 1}, functions=[block])) == ["gemm-float32"]
+
+
+def test_what_stands_in_a_branch_is_read() -> None:
+    branches = {}
+    for name in ("then_branch", "else_branch"):
+        out = helper.make_tensor_value_info(f"{name}_out", TensorProto.FLOAT, [2, 64])
+        branches[name] = helper.make_graph([helper.make_node("MatMul", ["x", "w"], [f"{name}_out"])], name, [], [out])
+    yes = helper.make_node("Constant", [], ["yes"], value=helper.make_tensor("v", TensorProto.BOOL, [], [True]))
+    model = _model([yes, helper.make_node("If", ["yes"], ["y"], **branches)], TensorProto.FLOAT, {"": 17})
+    assert _rules_of(model) == ["gemm-float32", "gemm-float32"]
+
+
+def test_bfloat16_is_no_fp32() -> None:
+    model = _model([helper.make_node("MatMul", ["x", "w"], ["y"])], TensorProto.BFLOAT16, {"": 20})
+    assert _rules_of(model) == ["gemm-bfloat16"]
+    scores = [
+        helper.make_node("MatMul", ["x", "x"], ["s"]), helper.make_node("Softmax", ["s"], ["p"]),
+        helper.make_node("MatMul", ["p", "x"], ["y"]),
+    ]  # fmt: skip
+    assert "attention-bfloat16" in _rules_of(_model(scores, TensorProto.BFLOAT16, {"": 20}))
+
+
+@pytest.mark.parametrize(
+    ("op_type", "domain", "opset", "rule"),
+    [
+        ("Attention", "", 23, "attention-operator"),
+        ("GridSample", "", 20, "grid-sample"),
+        ("FusedMatMul", "com.microsoft", 20, "foreign-operator"),
+    ],
+)
+def test_operators_that_not_every_engine_has(op_type: str, domain: str, opset: int, rule: str) -> None:
+    node = helper.make_node(op_type, ["x", "x", "w"] if op_type == "Attention" else ["x", "w"], ["y"], domain=domain)
+    assert _rules_of(_model([node], TensorProto.FLOAT, {"": opset, "com.microsoft": 1})) == [rule]

@@ -107,3 +107,121 @@ def test_every_node_knows_the_users_module() -> None:
     program = capture(model, CPU, torch.randn(2, 3))
     paths = [module_path(n) for n in program.graph.nodes if n.target is torch.ops.aten.linear.default]
     assert paths == ["0.0", "1"]
+
+
+class Flagged(nn.Module):
+    def forward(self, x: Tensor, double: bool = False, mask: Tensor | None = None) -> Tensor:
+        x = x * 2 if double else x
+        return x if mask is None else x * mask
+
+
+class Rolls(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.fc(x)
+
+
+@pytest.mark.parametrize(
+    ("batch", "kept", "example"),
+    [((2, 4), (2, 4), 2), ((3, 8), (3, 8), 3), ((1, 1), None, 1), ((8, 8), None, 8)],
+)
+def test_a_range_of_any_size(batch: tuple[int, int], kept: tuple[int, int] | None, example: int) -> None:
+    program = capture(nn.Linear(3, 2).eval(), CPU, torch.randn(1, 3), vitc.BatchRange(*batch))
+    assert program.batch == (None if kept is None else vitc.BatchRange(*kept))
+    assert program.example_inputs[0].shape == (example, 3)
+
+
+def test_a_range_that_is_none() -> None:
+    with pytest.raises(InputError, match=r"BatchRange\(4, 2\) is no range; .* as BatchRange\(1, 8\)"):
+        capture(nn.Linear(3, 2).eval(), CPU, torch.randn(2, 3), vitc.BatchRange(4, 2))
+
+
+def test_one_tensor_given_twice_is_two_inputs() -> None:
+    x = torch.randn(2, 3)
+    program = capture(TwoInputs().eval(), CPU, (x, x))
+    image, scale = torch.randn(3, 3), torch.randn(3, 3)
+    torch.testing.assert_close(program.run(image, scale)[0], image * scale)
+
+
+def test_a_scalar_and_a_shared_table_have_no_batch() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor, heat: Tensor, table: Tensor) -> Tensor:
+            return x * heat + table
+
+    program = capture(Model().eval(), CPU, (torch.randn(2, 5, 3), torch.tensor(2.0), torch.randn(5, 3)))
+    x, heat, table = torch.randn(7, 5, 3), torch.tensor(3.0), torch.randn(5, 3)
+    torch.testing.assert_close(program.run(x, heat, table)[0], x * heat + table)
+
+
+def test_flags_are_fixed_as_given() -> None:
+    program = capture(Flagged().eval(), CPU, {"x": torch.randn(2, 3), "double": True, "mask": None})
+    assert program.fixed_inputs == {"double": True, "mask": None}
+    assert [n.name for n in program.graph.nodes if n.op == "placeholder"] == ["x"]
+    x = torch.randn(4, 3)
+    torch.testing.assert_close(program.run(x)[0], 2 * x)
+    torch.testing.assert_close(program(x), 2 * x)
+
+
+def test_dynamic_sizes_keep_their_names() -> None:
+    sizes = {0: torch.export.Dim("b", min=1, max=16), 1: torch.export.Dim("tokens", min=2, max=77)}
+    exported = torch.export.export(nn.ReLU(), (torch.randn(2, 10),), dynamic_shapes=(sizes,))
+    program = capture(exported, CPU)
+    assert {d.name: (d.range.min, d.range.max) for d in program.dims.values()} == {"batch": (1, 16), "tokens": (2, 77)}
+
+
+def test_an_example_that_the_model_does_not_take_is_told_apart() -> None:
+    with pytest.raises(InputError, match=r"Linear itself fails on its example inputs \(float32\[2, 5\]\).*float32"):
+        capture(nn.Linear(3, 2).eval(), CPU, torch.randn(2, 5))
+    with pytest.raises(InputError, match=r"its weights are float16"):
+        capture(nn.Linear(3, 2).half().eval(), CPU, torch.randn(2, 3))
+    with pytest.raises(InputError, match=r"Linear.forward\(input: .*\).* does not take the example inputs"):
+        capture(nn.Linear(3, 2).eval(), CPU, {"pixels": torch.randn(2, 3)})
+
+
+def test_a_part_left_in_training_mode_is_named() -> None:
+    model = nn.Sequential(nn.Linear(3, 3), nn.Dropout()).eval()
+    model[1].train()
+    with pytest.raises(
+        CaptureError, match=r"1 parts of the model are in training mode, first '1'; call model.eval\(\)"
+    ):
+        capture(model, CPU, torch.randn(2, 3))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (Rolls(), r"forward writes to the buffer calls; .* keeps nothing from one call to the next"),
+        (torch.jit.trace(nn.Linear(3, 3), torch.randn(2, 3)), "the model is TorchScript"),
+        (nn.Linear(3, 3, device="meta"), "'weight' is on the device meta; load its weights first"),
+        (nn.Linear(3, 3).bfloat16(), r"computes in bfloat16.*call model.float\(\) or model.half\(\)"),
+    ],
+    ids=["buffer", "script", "meta", "bfloat16"],
+)
+def test_what_no_compiled_model_can_do(model: nn.Module, message: str) -> None:
+    x = torch.randn(2, 3).to(next(model.parameters()).dtype)
+    with pytest.raises(CaptureError, match=message):
+        capture(model.eval(), CPU, x)
+
+
+def test_random_numbers_are_refused_by_the_users_module() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x + torch.rand_like(x)
+
+    with pytest.raises(CaptureError, match="draws random numbers"):
+        capture(Model().eval(), CPU, torch.randn(2, 3))
+
+
+def test_writing_into_an_input_is_refused() -> None:
+    class Model(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x += 1
+            return x
+
+    with pytest.raises(CaptureError, match="forward writes into its input x; clone it first"):
+        capture(Model().eval(), CPU, torch.randn(2, 3))

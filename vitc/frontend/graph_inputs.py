@@ -91,11 +91,14 @@ def dynamic_dims(graph: torch.fx.Graph, ranges: Mapping[Any, Any], batch: BatchR
 
 
 def _own_name(size: torch.SymInt, node: Node, axis: int) -> str:
-    names = getattr(size.node.shape_env, "source_name_to_debug_name", {})
-    given = [
-        name for source, name in names.items() if source.endswith(f".size()[{axis}]") and f"'{node.name}'" in source
-    ]
-    return str(given[0]) if given and str(given[0]).isidentifier() else f"{node.name}_{axis}"
+    """What Dim called it when the program was exported; not kept in a file."""
+    environment = size.node.shape_env
+    names = getattr(environment, "source_name_to_debug_name", {})
+    for source in getattr(environment, "var_to_sources", {}).get(size.node.expr, ()):
+        name = source.name() if callable(source.name) else source.name
+        if str(names.get(name, "")).isidentifier():
+            return str(names[name])
+    return f"{node.name}_{axis}"
 
 
 def _range(size: torch.SymInt, ranges: Mapping[Any, Any]) -> BatchRange:

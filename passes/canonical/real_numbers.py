@@ -42,9 +42,6 @@ class RealNumbers(Pass):
         pairs = _Pairs(rewriter)
         for node in nodes:
             pairs.rewrite(node)
-        for node in reversed(nodes):
-            if not node.users and node.op != "output":
-                rewriter.erase(node)
         rewriter.finish()
         return program
 

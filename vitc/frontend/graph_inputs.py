@@ -57,7 +57,7 @@ def drop_fixed_inputs(module: GraphModule, args: Any, kwargs: Any) -> dict[str, 
         return {}
     for node in placeholders:
         if node.name in fixed:
-            node.replace_all_uses_with(None)  # type: ignore[arg-type]
+            node.replace_all_uses_with(None)
             module.graph.erase_node(node)
     kept = pytree.tree_map(lambda leaf: leaf if isinstance(leaf, torch.Tensor) else None, (tuple(args), dict(kwargs)))
     tensors = [leaf for leaf in pytree.tree_leaves(kept) if leaf is not None]

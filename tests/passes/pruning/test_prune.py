@@ -291,3 +291,23 @@ def test_queues_round_to_the_quantum_and_keep_the_floor(program: Program) -> Non
 def test_a_cut_shows_itself() -> None:
     assert str(Cut("a:mlp", "mlp", 8, (1, 2), (2.0, 1.5))) == "a:mlp: 8 → 6, block 2.000 → 1.500 ms predicted"
     assert str(Cut("a:mlp", "mlp", 8, (), (2.0, 2.0), "no gain")) == "a:mlp: 8 stay, no gain"
+
+
+def test_neighboring_blocks_go_together() -> None:
+    """Both go, not the later alone; and the plan's parameters are those that are left: no layer behind a block that is
+    gone becomes narrower."""
+    torch.manual_seed(0)
+    model = SmallViT(Shape(heads=4, head_dim=8), depth=4)
+    with torch.no_grad():
+        for block in model.blocks[1:3]:
+            for parameter in block.parameters():
+                parameter.mul_(1e-3)
+    program = program_of(model)
+    pruned = _through(program, "prune{ratio=0.4,kinds=[blocks]}")
+    plan = pruned.pruning
+    assert plan is not None
+    del model.blocks[1:3]
+    x = torch.randn(2, *program.example_inputs[0].shape[1:])
+    torch.testing.assert_close(pruned.run(x)[0], model(x), atol=1e-5, rtol=1e-5)
+    told = sum(cost.params for cost in plan.after.values())
+    assert told == pytest.approx(pruned.parameter_count(), rel=1e-6)

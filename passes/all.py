@@ -11,7 +11,6 @@ from vitc.passes.canonical import (
     fuse_attention,
     merge_qkv,
     order_qkv,
-    real_numbers,
     recognize_gelu,
     recognize_layer_norm,
     simplify_mask,
@@ -22,7 +21,7 @@ from vitc.passes.tiling import tile_attention, window_attention
 
 __all__ = [
     "attention_4d", "batch_first", "canonical", "drop_noops", "fold_batch_norm", "fold_constants",
-    "fold_layer_scale", "fuse_attention", "merge_qkv", "order_qkv", "prune", "quantize_int8", "real_numbers",
+    "fold_layer_scale", "fuse_attention", "merge_qkv", "order_qkv", "prune", "quantize_int8", 
     "recognize_gelu", "recognize_layer_norm", "simplify_mask", "smooth_activations", "tile_attention", "to_fp16",
     "tune_int8", "window_attention",
 ]  # fmt: skip

@@ -1,7 +1,6 @@
 """captured → canonical: one spelling for every idea. In the order of vitc.pipeline.default.CANONICAL:
 
 drop_noops            what changes nothing in inference goes
-real_numbers          complex numbers become pairs of real ones
 fold_constants        what depends on weights alone is computed now
 fold_batch_norm       BatchNorm goes into the layer before it
 fold_layer_scale      a learned factor goes into the linear before it

@@ -102,15 +102,6 @@ def _row(size: int = WIDTH) -> nn.Parameter:
     return nn.Parameter(torch.rand(size) + 0.5)
 
 
-def _angles() -> Tensor:
-    return torch.outer(torch.arange(TOKENS).float(), 1 / (torch.arange(WIDTH // 2) + 1))
-
-
-def _turned(m: nn.Module, x: Tensor) -> Tensor:
-    pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
-    return torch.view_as_real(pairs * m.cis).flatten(2)
-
-
 def _triangle() -> Tensor:
     return torch.ones(1, 1, TOKENS, TOKENS, dtype=torch.bool).tril()
 
@@ -123,7 +114,6 @@ CASES = {
     ),
     "fold-batch-norm": Case(lambda: nn.Sequential(nn.Conv2d(3, 6, 3, bias=False), nn.BatchNorm2d(6)), shape=(3, 8, 8)),
     "fold-layer-scale": Case(lambda: Lambda(lambda m, x: m.gamma * m.fc(x), gamma=_row(6), fc=nn.Linear(WIDTH, 6))),
-    "real-numbers": Case(lambda: Lambda(_turned, cis=torch.polar(torch.ones(TOKENS, WIDTH // 2), _angles()))),
     "recognize-gelu": Case(lambda: Lambda(lambda m, x: x * 0.5 * (1.0 + torch.erf(x / 2**0.5)))),
     "recognize-layer-norm": Case(lambda: Lambda(_layer_norm, weight=_row(), bias=_row())),
     "batch-first": Case(

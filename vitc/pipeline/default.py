@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 #: captured → canonical. Each name is one file in passes/canonical/.
 CANONICAL = (
     "drop-noops",  # first: the others match without dropout and copies in between
-    "real-numbers",  # complex rotary positions
     "fold-constants",  # masks and position embeddings become weights
     "fold-batch-norm",
     "fold-layer-scale",

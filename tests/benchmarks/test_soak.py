@@ -38,7 +38,12 @@ def samples(mb: float = 0.0, ms: float = 0.0) -> list[dict[str, float]]:
     [
         (samples(), STILL, 0, None),
         (samples(mb=100), STILL, 0, "memory grows by 100 MB an hour"),
-        ([*samples()[:-11], *samples(ms=9)[-11:]], STILL, 0, "latency went from 1.00 to 9.60 ms"),
+        (
+            [*samples()[:-11], *({**s, "ms": 5.0} for s in samples()[-11:])],
+            STILL,
+            0,
+            "latency went from 1.00 to 5.00 ms",
+        ),
         (samples(), {**STILL, "descriptors": 12.0}, 0, "2 more descriptors"),
         (samples(), {**STILL, "threads": 5.0}, 0, "1 more threads"),
         (samples(), STILL, 3, "3 answers differ"),

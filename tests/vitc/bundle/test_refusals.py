@@ -379,3 +379,97 @@ def _pickled() -> bytes:
 def test_an_unknown_file_of_a_bundle(folder: Path) -> None:
     with pytest.raises(BundleError, match=r"has no file 'weights.bin'; it has: \['build.sh'"):
         read_bundle(folder).file("weights.bin")
+
+
+# -- what changes, waits, or is one on some systems only
+
+
+def test_a_file_that_is_swapped_after_the_check(folder: Path) -> None:
+    bundle = read_bundle(folder)
+    path = folder / "golden/0/output_0.npy"
+    path.write_bytes(path.read_bytes()[:-1] + b"\x7f")
+    with pytest.raises(BundleError, match=r"output_0.npy is damaged: the manifest states SHA-256"):
+        list(bundle.golden())
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(BundleError, match=r"output_0.npy cannot be read: .* is not a plain file"):
+        list(bundle.golden())
+
+
+def test_a_pipe_instead_of_a_bundle_and_in_one(folder: Path, tmp_path: Path, contents: BundleContents) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    assert "there lies a pipe, a device or a socket at" in refused(tmp_path / "pipe")
+    with pytest.raises(BundleError, match="exists and is not a vitc bundle"):
+        write_bundle(tmp_path / "pipe", contents)
+    os.mkfifo(folder / "plugin" / "pipe")
+    assert "holds 'plugin/pipe', a link or a special file" in refused(folder)
+
+
+@pytest.mark.parametrize("path", ["a\0b", "n" * 300, "\ud800"])
+def test_a_path_that_no_system_takes(path: str) -> None:
+    assert "cannot be read" in refused(Path(path))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("Model.onnx",), "names the files 'model.onnx' and 'Model.onnx', which are one file on some systems"),
+        (("e\u0301", "\u00e9"), "which are one file on some systems"),
+        (("MANIFEST.json",), "which are one file on some systems"),
+        (("build.sh/x",), "names the files 'build.sh' and 'build.sh/x'; one can't lie in the other"),
+        (("n" * 256,), "of 256 characters; a path in a bundle has at most 1024, each part of it 255 bytes"),
+        (("a/" * 600 + "a",), "of 1201 characters; a path in a bundle has at most 1024"),
+        (("a\u202eb",), "a bundle's files have relative paths inside it"),
+    ],
+)
+def test_names_that_collide_or_are_too_long(folder: Path, names: tuple[str, ...], message: str) -> None:
+    record = {"sha256": "0" * 64, "bytes": 0}
+    forge(folder, lambda body: body["files"].update(dict.fromkeys(names, record)))
+    assert message in refused(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda b: b["dims"]["batch"].update(max=2**31), "a dimension's range ends at 2147483648"),
+        (lambda b: b["inputs"][0].update(name="\x1b[2J"), "a name is at most 1024 characters that can be printed"),
+        (lambda b: b["inputs"][0].update(shape=[2**31, 4]), "has the too large a dimension"),
+        (lambda b: b["inputs"][0].update(shape=["batch", 2**30, 2]), "takes 8589934592 bytes at its smallest"),
+        (lambda b: b["inputs"][0].update(shape=[1] * 17), "has 17 dimensions; at most 16 can be"),
+        (lambda b: b["files"]["build.sh"].update(bytes=-1), "a bundle's file has 0 to"),
+        (lambda b: b["files"]["build.sh"].update(sha256="x"), "a SHA-256 is 64 hexadecimal digits, got 'x'"),
+        (lambda b: b.update(golden=[{"inputs": {}, "outputs": {}}] * 1025), "'golden' holds 1025 entries"),
+        (lambda b: b.update(structure={"kind": [1], "items": []}), "structure has the kind [1]"),
+        (lambda b: b.update(tensorrt={"min": "9" * 5000, "below": "99"}), "a TensorRT version is numbers"),
+        (lambda b: b.update(pipeline="\ud800"), "holds half a character"),
+        (lambda b: b.update(target={"a": 10**30}), "a number of 31 digits; at most 20 are read"),
+    ],
+)
+def test_a_manifest_beyond_the_limits(folder: Path, change: Callable[[Any], None], message: str) -> None:
+    forge(folder, change)
+    assert message in refused(folder)
+
+
+def test_a_manifest_nested_too_deep(folder: Path) -> None:
+    head = folder / "manifest.json"
+    text = head.read_text()
+    for depth in (65, 900):
+        head.write_text(text.replace('"pipeline"', f'"deep": {"[" * depth}{"]" * depth}, "pipeline"', 1))
+        assert "its contents are nested deeper than 64" in refused(folder)
+
+
+def test_a_model_of_too_many_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"\x08\x01" * 101)
+    external_locations(path)
+    monkeypatch.setattr("vitc.bundle.limits.MODEL_FIELDS", 100)
+    with pytest.raises(BundleError, match="not an ONNX model .more than 100 fields"):
+        external_locations(path)
+
+
+def test_a_full_disk_while_unpacking(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vitc.bundle.read._copy", full)
+    assert f"the bundle {file} cannot be read: [Errno 28] No space left on device" in refused(file)

@@ -424,7 +424,6 @@ def test_every_handler_has_a_case() -> None:
         (lambda m, x: torch.kthvalue(x, 2)[0], r"kthvalue.default. has no ONNX form"),
         (lambda m, x: aten.scatter_reduce.two(x, 2, (x > 0).long(), x, "mean"), "scatters with reduce=mean"),
         (lambda m, x: aten.max_pool2d_with_indices.default(x, [2, 2])[1], "a result of aten.max_pool2d_with_indices"),
-        (lambda m, x: aten.dropout.default(x, 0.5, True), "has no ONNX form"),
         (
             lambda m, x: aten.scaled_dot_product_attention.default(x, x, x),
             "is not tiled; run the pass 'tile-attention'",

@@ -36,7 +36,6 @@ def _shuffle(x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("between", "width", "message"),
     [
-        (_shuffle, 8, r"node view \(aten.reshape.default\) would not be left with a rectangle of features"),
         (
             lambda x: x.roll(1, -1),
             8,
@@ -64,6 +63,19 @@ def test_refusals_name_what_to_keep(between: Callable[[torch.Tensor], torch.Tens
     with pytest.raises(PassError, match=rf"{message}; keep=\['one'\] leaves its features alone"):
         vitc.prune(model, budget, **options)  # type: ignore[arg-type]
     assert vitc.prune(model, budget, keep=["one"], **options).plan.steps  # type: ignore[arg-type]
+
+
+def test_a_group_that_a_graph_cannot_go_on_without_is_left_alone_and_says_so() -> None:
+    torch.manual_seed(0)
+    model = _Between(_shuffle, 8).eval()
+    with torch.no_grad():
+        model.one.weight[2] *= 0.01  # would go first, from the middle
+    pruned = vitc.prune(
+        model, {"params": 0.3, "quantum": 1}, kinds=("mlp",), target=CPU, example_inputs=torch.randn(2, 5, 8)
+    )
+    (alone,) = [cut for step in pruned.plan.steps for cut in step if cut.group.startswith("one")]
+    assert alone.removed == ()
+    assert alone.reason == "node view (aten.reshape.default) would not be left with a rectangle of features"
 
 
 def test_packed_dimensions_of_heads_are_refused_with_their_layer() -> None:

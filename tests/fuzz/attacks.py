@@ -339,15 +339,15 @@ def array(rng: random.Random, work: Path) -> None:
 
 def calibration(rng: random.Random, work: Path) -> None:
     """The same arrays, as a user's calibration data."""
-    from types import SimpleNamespace
-
     import torch
 
     from vitc.calibration.source import calibration_stream
+    from vitc.frontend.capture import capture
+    from vitc.targets import load
 
     (work / "a.npy").write_bytes(npy_bytes(rng))
-    program = SimpleNamespace(example_inputs=(torch.zeros(2, 3, 4),), batch=object(), preprocessing=None)
-    for (batch,) in calibration_stream(work / "a.npy", program):  # type: ignore[arg-type]
+    program = capture(torch.nn.Identity().eval(), load("cpu"), torch.zeros(2, 3, 4))
+    for (batch,) in calibration_stream(work / "a.npy", program):
         if batch.shape[1:] != (3, 4) or not torch.isfinite(batch).all():
             raise WrongAccept(f"a batch of {list(batch.shape)}")
 

@@ -13,6 +13,8 @@ from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils import _pytree as pytree
 
+from vitc.graph import Rewriter
+
 
 def decomposition(node: Node, kept: Collection[Any]) -> tuple[GraphModule, list[Node]] | None:
     """The graph of a node in operators of `kept` as far as torch knows them, and the nodes it takes as inputs, in
@@ -57,9 +59,10 @@ def decomposition(node: Node, kept: Collection[Any]) -> tuple[GraphModule, list[
 
 def _without_writes(traced: GraphModule) -> None:
     """A write into a tensor, which some decompositions end with, becomes a new tensor that all later nodes read."""
+    rewriter = Rewriter(traced, "decompose")
     order = {node: i for i, node in enumerate(traced.graph.nodes)}
     for node in list(traced.graph.nodes):
         if node.target is torch.ops.aten.copy_.default:
             written = node.args[0]
-            node.target = torch.ops.aten.copy.default
+            rewriter.edit(node, target=torch.ops.aten.copy.default)
             written.replace_all_uses_with(node, delete_user_cb=lambda user, at=order[node]: order[user] > at)

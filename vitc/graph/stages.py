@@ -18,7 +18,7 @@ from vitc.graph.printer import op_name
 from vitc.graph.program import Program
 
 _FLOATS = frozenset({torch.float32, torch.float16, torch.float64, torch.bfloat16})
-_INTS = frozenset({torch.int64, torch.int32, torch.int16, torch.int8, torch.bool, torch.uint8})
+_INTS = frozenset({torch.int64, torch.int32, torch.int16, torch.bool, torch.uint8})
 _COMPLEX = frozenset({torch.complex64, torch.complex128})
 
 
@@ -48,7 +48,7 @@ STAGES: Mapping[str, StageSpec] = {
         StageSpec("canonical", _NOT_CANONICAL, _FLOATS | _INTS),
         StageSpec("pruned", _NOT_CANONICAL, _FLOATS | _INTS),
         StageSpec("tiled", _NOT_TILED, _FLOATS | _INTS),
-        StageSpec("quantized", _NOT_TILED, _FLOATS | _INTS),
+        StageSpec("quantized", _NOT_TILED, _FLOATS | _INTS | {torch.int8}),
     )
 }
 STAGE_ORDER = tuple(STAGES)

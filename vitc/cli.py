@@ -94,8 +94,10 @@ def compile(
     as_json: AsJson = False,
 ) -> None:
     """Compile a model and save its bundle."""
+    from vitc.bundle.write import check_destination
     from vitc.compiler.api import compile_request
 
+    check_destination(out)
     _load_pass_files(passes)
     request, watch = _request(
         target, task=_task(task), calibration=calibration, prune=_budget(prune), attention=attention,
@@ -402,7 +404,28 @@ def _model(
 ) -> Any:
     from vitc.frontend.models import load_model
 
+    size = None if ".py:" in name else size  # a factory has made its model: --size is of the example then
     return load_model(name, not random_weights, checkpoint=checkpoint, num_classes=num_classes, size=size)
+
+
+def _example(model: Any, size: tuple[int, int] | None) -> Any:
+    """None where the model's own config tells its inputs, else a picture of that size."""
+    import torch
+
+    from vitc.frontend.model_config import infer_example_inputs
+
+    if not isinstance(model, torch.nn.Module):
+        return None
+    try:
+        infer_example_inputs(model)
+        return None
+    except InputError:
+        if size is None:
+            raise InputError(
+                f"{type(model).__name__} has no config that tells its input; pass --size 224, or --size 192x256, if it "
+                "takes pictures of three channels. For other inputs export it with torch.export and give the .pt2 file"
+            ) from None
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def _size(text: str | None) -> tuple[int, int] | None:
@@ -426,13 +449,14 @@ def _channels(option: str, text: str) -> tuple[float, float, float]:
 def _described(
     request: Request, model: Any, size: str | None, mean: str | None, std: str | None, labels: Path | None
 ) -> Request:
-    """The request with what --mean, --std and --labels say of pictures and classes."""
+    """The request with what --size, --mean, --std and --labels say of pictures and classes."""
     from dataclasses import replace
 
     from vitc.calibration.preprocessing import Preprocessing
     from vitc.frontend.model_config import infer_preprocessing
     from vitc.task import Classification, read_labels
 
+    request = replace(request, example_inputs=_example(model, _size(size)))
     if labels is not None:
         request = replace(request, task=Classification(labels=read_labels(labels)))
     if mean is None and std is None:

@@ -107,6 +107,22 @@ def test_what_is_cheap_is_checked_before_a_model_is_loaded(arguments: tuple[str,
     assert message in vitc("compile", "timm:no_such_model", "-o", "out", *arguments, code=USER_ERROR)
 
 
+def test_a_place_where_no_bundle_may_go_is_said_before_a_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("kept")
+    assert "is not a vitc bundle" in vitc("compile", "timm:no_such", "-o", str(tmp_path / "mine"), code=USER_ERROR)
+    assert (tmp_path / "mine" / "letter.txt").read_text() == "kept"
+
+
+def test_a_model_without_a_config_takes_its_size_from_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("import torch\ndef net(): return torch.nn.Conv2d(3, 8, 4, 4).eval()\n")
+    name = f"{tmp_path / 'net.py'}:net"
+    message = vitc("plan", name, code=USER_ERROR)
+    assert "Conv2d has no config that tells its input; pass --size 224" in message
+    assert "example_inputs" not in message
+    assert "pipeline" in vitc("plan", name, "--size", "16x32")
+
+
 def test_a_function_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "score.py").write_text("score = 3\n")
     message = vitc("compile", "timm:x", "-o", "out", "--evaluate", f"{tmp_path / 'score.py'}:score", code=USER_ERROR)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -105,6 +106,12 @@ class Program:
     @property
     def graph(self) -> Graph:
         return self.module.graph
+
+    @property
+    def ranges(self) -> Mapping[str, float]:
+        """0.1's one table of ranges and, as name/peak, of peaks; goes with 0.3. `findings` has them apart."""
+        warnings.warn("write program.findings.ranges and .peaks", DeprecationWarning, stacklevel=2)
+        return {**self.findings.ranges, **{f"{name}/peak": peak for name, peak in self.findings.peaks.items()}}
 
     @property
     def pipeline(self) -> str:

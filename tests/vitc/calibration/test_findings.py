@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
 import torch
+from programs import captured
 
 from vitc.calibration.findings import Findings, Smoothed
 
@@ -58,3 +60,9 @@ def test_the_report_has_a_line_for_each_table() -> None:
 def test_printed_there_is_a_line_for_each_tensor() -> None:
     rows = [line.split() for line in str(FOUND).splitlines()[-3:]]
     assert rows == [["gelu", "peak", "inf"], ["norm", "range", "4.5", "peak", "5"], ["qkv/q", "range", "2"]]
+
+
+def test_the_one_table_of_0_1_still_reads_and_warns() -> None:
+    program = captured(torch.nn.Linear(4, 4), torch.randn(2, 4)).evolve(findings=Findings({"x": 2.0}, {"y": 3.0}))
+    with pytest.warns(DeprecationWarning, match=r"program.findings.ranges and .peaks"):
+        assert program.ranges == {"x": 2.0, "y/peak": 3.0}

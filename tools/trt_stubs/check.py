@@ -30,7 +30,7 @@ REPLACEMENTS = (
 def main(stubs: Path) -> int:
     rtx = "tensorrt_rtx" in (stubs / "tensorrt" / "__init__.pyi").read_text(encoding="utf-8")
     names = SOURCES + RTX_ONLY if rtx else SOURCES
-    sources = [ROOT / "lowering" / "tensorrt" / name for name in names] + [ROOT / "kernels" / "plugin.py"]
+    sources = [ROOT / "lowering" / "tensorrt" / name for name in names] + [ROOT / "kernels" / "python_plugin.py"]
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "mypy.ini"
         config.write_text("[mypy]\n", encoding="utf-8")
